@@ -13,15 +13,13 @@ import pytest
 from portway_lab.cluster.portway import NodePlan as ProcessPlan
 from portway_lab.cluster.portway import start_cluster
 from portway_lab.cluster.processes import Processes, Restartable
-from portway_proto.wire.statements import SigningKey
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.admin_calls import AdminCalls
 from portway_testkit.clusters.cluster import FRANKFURT, Cluster, NodePlan
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.hand_grants import Grants, HandGrant, grants_of
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.clusters.replicas import Replicas, with_a_replica
-from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.links.hand_tunnel import Bind, binding
 from portway_testkit.processes.running_program import RunningProgram
 from portway_testkit.waiting import eventually
 
@@ -70,24 +68,10 @@ def replicated(make_mesh: Callable[..., Cluster], etcd: EtcdServer) -> Iterator[
 
 
 @pytest.fixture
-def bind() -> Iterator[Callable[..., HandTunnel]]:
+def bind() -> Iterator[Bind]:
     """Makes tunnels by hand, at nodes of the test's choice; what is left of them is closed after the test."""
-    with ExitStack() as stack:
-        grants: dict[int, Grants] = {}
-
-        def make(
-            cluster: Cluster,
-            node: str,
-            name: str,
-            key: SigningKey | None = None,
-            epoch: int = 1,
-            grant: HandGrant | None = None,
-        ) -> HandTunnel:
-            of = grant or grants.get(id(cluster)) or grants.setdefault(id(cluster), grants_of(cluster))
-            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, of, key or SigningKey(), epoch, name)
-            return stack.enter_context(tunnel)
-
-        yield make
+    with binding() as bind:
+        yield bind
 
 
 @pytest.fixture

@@ -3,17 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from portway_proto.wire.limits import YOUNG
-from portway_proto.wire.statements import SigningKey
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.cluster import Cluster, NodePlan
-from portway_testkit.clusters.hand_grants import Grants, HandGrant, grants_of
 from portway_testkit.clusters.mesh import connected
-from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.links.thief import Bind, Thief
+from portway_testkit.links.hand_tunnel import Bind, binding
+from portway_testkit.links.thief import Thief
 from portway_testkit.waiting import eventually
 
 LIMITS = NodeLimits(first_bytes_time=0.3, leave_grace=1.0, stop_grace=1.0)
@@ -43,23 +40,8 @@ def mesh(make_mesh: Callable[..., Cluster]) -> Cluster:
 @pytest.fixture
 def bind() -> Iterator[Bind]:
     """Makes tunnels at nodes of the test's choice; what is left of them is closed after the test."""
-    with ExitStack() as stack:
-        grants: dict[int, Grants] = {}
-
-        def make(
-            cluster: Cluster,
-            node: str,
-            name: str,
-            key: SigningKey | None = None,
-            epoch: int = 1,
-            grant: HandGrant | None = None,
-            **how: Any,
-        ) -> HandTunnel:
-            of = grant or grants.get(id(cluster)) or grants.setdefault(id(cluster), grants_of(cluster))
-            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, of, key or SigningKey(), epoch, name, **how)
-            return stack.enter_context(tunnel)
-
-        yield make
+    with binding() as bind:
+        yield bind
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import pytest
 from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster
-from portway_testkit.links.thief import SEEN, Bind, Thief
+from portway_testkit.links.hand_tunnel import Bind
+from portway_testkit.links.thief import SEEN, Thief
 from portway_testkit.signers import label_of
 from portway_testkit.visitors.onlookers import Onlookers, answered
 from portway_testkit.waiting import eventually

@@ -13,7 +13,8 @@ from portway_relay.raw_ports.tickets import Tickets
 from portway_runtime.clocks import RegistryClock
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
-from portway_testkit.links.thief import Bind, Client, SaidPort, Thief
+from portway_testkit.links.hand_tunnel import Bind
+from portway_testkit.links.thief import Client, SaidPort, Thief
 from portway_testkit.visitors.onlookers import answered_raw, named_at
 from portway_testkit.visitors.recovery import label_of
 from portway_testkit.waiting import eventually

@@ -12,8 +12,8 @@ from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.clusters.hand_grants import HandGrant, grants_of
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.links.hand_lane import HandLane
-from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.links.thief import SEEN, Bind, Client, Thief
+from portway_testkit.links.hand_tunnel import Bind, HandTunnel
+from portway_testkit.links.thief import SEEN, Client, Thief
 from portway_testkit.signers import label_of
 from portway_testkit.visitors.onlookers import Onlookers, answered
 from portway_testkit.waiting import eventually

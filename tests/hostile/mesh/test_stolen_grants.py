@@ -10,7 +10,8 @@ from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.hand_grants import HandGrant
 from portway_testkit.links.hand_lane import HandLane
-from portway_testkit.links.thief import Bind, Client, Thief
+from portway_testkit.links.hand_tunnel import Bind
+from portway_testkit.links.thief import Client, Thief
 from portway_testkit.signers import SessionSigner, label_of
 from portway_testkit.visitors.onlookers import answered
 

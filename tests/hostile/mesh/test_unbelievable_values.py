@@ -11,7 +11,7 @@ from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.hand_grants import grants_of
 from portway_testkit.links.hand_lane import HandLane
-from portway_testkit.links.thief import Bind
+from portway_testkit.links.hand_tunnel import Bind
 from portway_testkit.visitors.onlookers import answered
 
 NODE = "fra-1"

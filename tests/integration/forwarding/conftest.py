@@ -1,17 +1,13 @@
 """Three nodes in two regions inside the test process, tunnels at any of them, visitors at any other."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from portway_proto.wire.statements import SigningKey
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.cluster import Cluster, NodePlan
-from portway_testkit.clusters.hand_grants import Grants, grants_of
 from portway_testkit.clusters.mesh import connected
-from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.links.hand_tunnel import Bind, binding
 from portway_testkit.waiting import eventually
 
 NAMES = ("fra-1", "fra-2", "iad-1")
@@ -28,16 +24,7 @@ def mesh(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def bind() -> Iterator[Callable[..., HandTunnel]]:
+def bind() -> Iterator[Bind]:
     """Makes tunnels; what is left of them is closed after the test."""
-    with ExitStack() as stack:
-        grants: dict[int, Grants] = {}
-
-        def make(
-            cluster: Cluster, node: str, name: str, key: SigningKey | None = None, epoch: int = 1, **how: Any
-        ) -> Any:
-            grant = grants.get(id(cluster)) or grants.setdefault(id(cluster), grants_of(cluster))
-            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, grant, key or SigningKey(), epoch, name, **how)
-            return stack.enter_context(tunnel)
-
-        yield make
+    with binding() as bind:
+        yield bind

@@ -6,16 +6,17 @@ real client, which chooses nodes and epochs itself.
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from portway_proto.v1.lane_pb2 import BindRefused, Bound, Failure, Goaway, Moved, Unbound
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, decode_open, encode_number, encode_refused
 from portway_proto.wire.statements import Claim, Presence, SigningKey
 
-from portway_testkit.clusters.cluster import RunningNode
-from portway_testkit.clusters.hand_grants import Grants, HandGrant
+from portway_testkit.clusters.cluster import Cluster, RunningNode
+from portway_testkit.clusters.hand_grants import Grants, HandGrant, grants_of
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.waiting import eventually
 
@@ -143,3 +144,29 @@ class HandTunnel:
     def _answer(self, lane: HandLane, number: int, digest: str) -> None:
         lane.say(FrameType.DATA, f"{self.name} {digest}\n".encode())
         lane.send(encode_number(FrameType.END, number))
+
+
+Bind = Callable[..., HandTunnel]
+
+
+@contextmanager
+def binding() -> Iterator[Bind]:
+    """Makes tunnels at nodes of the test's choice, of one client in each cluster unless a grant is given; what is left
+    of them is closed at the end of the block."""
+    with ExitStack() as stack:
+        grants: dict[int, Grants] = {}
+
+        def make(
+            cluster: Cluster,
+            node: str,
+            name: str,
+            key: SigningKey | None = None,
+            epoch: int = 1,
+            grant: HandGrant | None = None,
+            **how: Any,
+        ) -> HandTunnel:
+            of = grant or grants.get(id(cluster)) or grants.setdefault(id(cluster), grants_of(cluster))
+            tunnel = HandTunnel(cluster.nodes[node], cluster.ca, of, key or SigningKey(), epoch, name, **how)
+            return stack.enter_context(tunnel)
+
+        yield make

@@ -6,7 +6,7 @@ what must not come of it (tests/hostile/mesh).
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -19,12 +19,10 @@ from portway_relay.routing.tunnel import Tunnel
 
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.hand_grants import HandGrant
-from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.links.hand_tunnel import Bind, HandTunnel
 from portway_testkit.signers import SessionSigner, label_of
 from portway_testkit.visitors.onlookers import answered
 from portway_testkit.waiting import eventually
-
-Bind = Callable[..., HandTunnel]
 
 # The epoch with which a tunnel is bound at its home; it was at the hostile node before, with the one below.
 SEEN: Final = 2
