@@ -75,6 +75,16 @@ def bind() -> Iterator[Bind]:
 
 
 @pytest.fixture
+def short_grants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grants are renewed after half a second, and shown with presences ten times a second."""
+    monkeypatch.setattr("portway_registry.access.grants._LIFE_MS", 1_000)
+    monkeypatch.setattr("portway_registry.access.grants.RENEW_AFTER_MS", 500)
+    monkeypatch.setattr("portway.engine.grpc_registries.SHORTEST_LIFE", 0.0)
+    monkeypatch.setattr("portway.engine.presences.PRESENCE_INTERVAL", 0.1)
+    monkeypatch.setattr("portway.engine.presences.LOOK_EVERY", 0.1)
+
+
+@pytest.fixture
 def etcd() -> Iterator[EtcdServer]:
     with EtcdServer() as etcd:
         yield etcd

@@ -30,16 +30,6 @@ NODES = (("fra-1", "fra"), ("fra-2", "fra"), ("iad-1", "iad"))
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients renew their grants after half a second, and show them ten times a second."""
-    monkeypatch.setattr("portway_registry.access.grants._LIFE_MS", 1_000)
-    monkeypatch.setattr("portway_registry.access.grants.RENEW_AFTER_MS", 500)
-    monkeypatch.setattr("portway.engine.grpc_registries.SHORTEST_LIFE", 0.0)
-    monkeypatch.setattr("portway.engine.presences.PRESENCE_INTERVAL", 0.1)
-    monkeypatch.setattr("portway.engine.presences.LOOK_EVERY", 0.1)
-
-
-@pytest.fixture
 def joined(tmp_path: Path, etcd: EtcdServer) -> Iterator[Replicas]:
     """Three nodes in two regions that joined by invitation, and two registries; the CA is the cluster's own."""
     with Cluster(tmp_path, (), store=f"etcd:{etcd.url}", settings={"cluster_ca": None, "lease_seconds": 3}) as cluster:
@@ -67,7 +57,7 @@ def issuers(mesh: Cluster) -> set[str]:
     return {x509.load_pem_x509_certificate(one).issuer.rfc4514_string() for one in certificates}
 
 
-def test_no_visit_fails(quick: None, joined: Replicas, as_client: AsClient) -> None:
+def test_no_visit_fails(short_grants: None, joined: Replicas, as_client: AsClient) -> None:
     """Nor a lane nor a session: two CAs, then the new one alone, at two registries; then a node starts anew, and a
     client comes that has never seen the old one."""
     mesh = joined.mesh
@@ -147,7 +137,7 @@ def test_clients_are_waited_for(joined: Replicas, as_client: AsClient, monkeypat
         crowd(mesh, tunnel)
 
 
-def test_a_node_that_is_away_is_waited_for(quick: None, joined: Replicas, as_client: AsClient) -> None:
+def test_a_node_that_is_away_is_waited_for(short_grants: None, joined: Replicas, as_client: AsClient) -> None:
     """It could not verify a registry any more. Back, it learns of the next CA, and the rotation goes on; and so it does
     after a registry was started anew in the middle."""
     mesh = joined.mesh

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import jwt
 import portway
-import pytest
 from portway.engine import engine_thread
 from portway_proto.v1.admin_pb2 import GRANT_KEY_STATE_SIGNING
 from portway_testkit.clusters.cluster import Cluster
@@ -121,16 +120,6 @@ def test_a_node_that_was_cut_off_learns_the_key_when_it_is_back(
             assert opened.goes_on()
             assert not onlookers.unanswered
         assert own.unbound is None
-
-
-@pytest.fixture
-def short_grants(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Grants are renewed after half a second, and shown with presences ten times a second."""
-    monkeypatch.setattr("portway_registry.access.grants._LIFE_MS", 1_000)
-    monkeypatch.setattr("portway_registry.access.grants.RENEW_AFTER_MS", 500)
-    monkeypatch.setattr("portway.engine.grpc_registries.SHORTEST_LIFE", 0.0)
-    monkeypatch.setattr("portway.engine.presences.PRESENCE_INTERVAL", 0.1)
-    monkeypatch.setattr("portway.engine.presences.LOOK_EVERY", 0.1)
 
 
 def test_a_running_tunnel_goes_on_with_a_grant_of_the_new_key(
