@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Self
 
 from portway_testkit.fakes.node_answers import PATIENCE
+from portway_testkit.links.stream_server import StreamServer, drop
 
 _CHUNK = 65_536
-_TURNS = 20  # of the loop, for transports to be made, and to close their sockets
 _HEAD_END = b"\r\n\r\n"
 REGISTRY, NODE = "registry.test", "node.test"  # names that the proxy alone knows, with `hosts` like these
 HOSTS = {REGISTRY: "127.0.0.1", NODE: "127.0.0.1"}
@@ -82,26 +82,18 @@ class ConnectProxy:
 
     async def _serve(self, started: "Future[None]") -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._accepted, self._host, self.port, ssl=self._tls, reuse_address=True)
-        self.port = server.sockets[0].getsockname()[1]
-        started.set_result(None)
-        await self._stop.wait()
-        server.close()
-        await _turns()  # what has been accepted gets its transport
-        for writer in list(self._writers):
-            _drop(writer)
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await _turns()
+        async with StreamServer(self._accepted, host=self._host, port=self.port, tls=self._tls) as server:
+            self.port = server.port
+            started.set_result(None)
+            await self._stop.wait()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        with suppress(OSError, asyncio.IncompleteReadError):
-            await self._answer(reader, writer)
-        _drop(writer)
-        self._writers.discard(writer)
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await self._answer(reader, writer)
+        finally:
+            self._writers.discard(writer)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = await reader.readexactly(1)
@@ -135,7 +127,7 @@ class ConnectProxy:
         except* OSError:
             pass
         finally:
-            _drop(target)
+            drop(target)
             self._writers.discard(target)
 
     async def _move(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -148,13 +140,3 @@ class ConnectProxy:
             writer.write_eof()
         else:
             writer.close()
-
-
-async def _turns() -> None:
-    for _ in range(_TURNS):
-        await asyncio.sleep(0)
-
-
-def _drop(writer: asyncio.StreamWriter) -> None:
-    with suppress(AttributeError):  # asyncio's TLS transport, when it has closed already (Python 3.11)
-        writer.transport.abort()

@@ -9,7 +9,7 @@ import socket
 import struct
 from typing import Self
 
-from portway_runtime.tasks import Tasks
+from portway_testkit.links.stream_server import StreamServer
 
 _CHUNK = 65_536
 
@@ -19,24 +19,22 @@ class Link:
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self._tasks = Tasks("link")
         self._writers: set[asyncio.StreamWriter] = set()
         self._answers_pass = self._asks_pass = True
         self._refuses = False
-        self._server: asyncio.Server | None = None
-        self.port = 0
+        self._server = StreamServer(self._carry)
+
+    @property
+    def port(self) -> int:
+        return self._server.port
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._server.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
         self.cut()
-        await self._tasks.close()
-        await self._server.wait_closed()
+        await self._server.__aexit__()
 
     def swallow_answers(self) -> None:
         """Drop what the target sends; deliver what is sent to it."""
@@ -57,9 +55,6 @@ class Link:
         self._answers_pass = self._asks_pass = True
         self.cut(refuse=False)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.spawn(self._carry(reader, writer), name="connection")
-
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuses:
             _reset(writer)
@@ -67,7 +62,6 @@ class Link:
         try:
             answers, target = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
-            writer.transport.abort()
             return
         self._writers |= {writer, target}
         try:
@@ -78,8 +72,7 @@ class Link:
             pass
         finally:
             self._writers -= {writer, target}
-            for end in (writer, target):
-                end.transport.abort()
+            target.transport.abort()
 
     async def _move(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
         while chunk := await reader.read(_CHUNK):
