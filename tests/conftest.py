@@ -8,9 +8,11 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from portway_runtime.logs import BoundedHandler
+from portway_testkit.file_scheduling import FileScheduling
 from portway_testkit.fixtures import as_client, origin, store  # noqa: F401 - for every folder
 
 _FD_DIRECTORY = Path("/proc/self/fd")
@@ -25,6 +27,11 @@ def pytest_configure() -> None:
             del os.environ[name]
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling | None:
+    """Where files are distributed; xdist chooses otherwise."""
+    return FileScheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:
