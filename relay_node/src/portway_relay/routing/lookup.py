@@ -204,8 +204,6 @@ class Lookup:
             self.answers["memory", "found"] += 1
             return found
         self.answers["nobody", "unknown" if asked else "not_asked"] += 1
-        if asked and not moving:
-            self._routes.mark_unknown(label)
         return None
 
     async def find_elsewhere(
@@ -292,6 +290,9 @@ class Lookup:
         except TimeoutError:
             logger.info("label lookup timed out")
         self._routes.asked(label)
+        # Here and not by who waited for it: a visitor that comes before they run would ask again.
+        if self._believed(label) is None and not self._routes.is_moving(label):
+            self._routes.mark_unknown(label)
 
     def _leads_on(self, label: str) -> bool:
         """Whether the label leads to a tunnel of this node, or to a node that answers."""

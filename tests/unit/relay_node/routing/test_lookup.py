@@ -88,6 +88,30 @@ async def test_all_who_wait_for_a_name_wait_for_one_answer(around: Around) -> No
     assert around.asked == ["registry"]
 
 
+async def test_who_comes_in_the_turns_of_the_answer_does_not_ask_again(
+    around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before those who waited for it have seen that nobody knows the name."""
+    visitors: list[asyncio.Future[Any]] = []
+    loop = asyncio.get_running_loop()
+
+    def come(turns: int) -> None:
+        visitors.append(asyncio.ensure_future(around.find()))
+        if turns:
+            loop.call_soon(come, turns - 1)
+
+    async def ask_region(*_: object) -> list[Any]:
+        if not visitors:
+            come(10)
+        return []
+
+    monkeypatch.setattr(around, "ask_region", ask_region)
+    assert await around.find() is None
+    await until(lambda: len(visitors) == 11)
+    assert await asyncio.gather(*visitors) == [None] * 11
+    assert around.asked == ["registry"]
+
+
 async def test_names_that_are_guessed_are_asked_for_at_a_bounded_rate(around: Around, clock: ManualClock) -> None:
     """Beyond it they are unknown at once; names that are known to exist are not among them."""
     around.told("a")
