@@ -79,8 +79,7 @@ def _divert(form: str, level: str) -> int:
         with open(os.devnull, "r+b", buffering=0) as nowhere:
             reader, writer = os.pipe()
             try:
-                if os.fork() == 0:
-                    _run_child(reader, stderr, nowhere.fileno(), form, level)
+                _fork_child(reader, stderr, nowhere.fileno(), form, level)
                 os.dup2(writer, _STDERR)
             finally:
                 os.close(reader)
@@ -91,6 +90,17 @@ def _divert(form: str, level: str) -> int:
     return stderr
 
 
+def _fork_child(reader: int, stderr: int, nowhere: int, form: str, level: str) -> None:
+    """Start the child. A signal to the whole group that comes meanwhile does not end it: it waits until the child
+    ignores it, and here until the fork is done."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        if os.fork() == 0:
+            _run_child(reader, stderr, nowhere, form, level)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _run_child(reader: int, stderr: int, nowhere: int, form: str, level: str) -> None:
     """Log what comes until all writers have closed. Never returns. What can fail was done before: what is written would
     go to a pipe that nobody reads."""
@@ -98,6 +108,7 @@ def _run_child(reader: int, stderr: int, nowhere: int, form: str, level: str) ->
         for ignored in signal.valid_signals() - {signal.SIGCHLD}:
             with suppress(OSError, ValueError):  # SIGKILL and SIGSTOP
                 signal.signal(ignored, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
         # Nothing of the process but these is held open here.
         for descriptor, number in ((reader, 0), (nowhere, 1), (stderr, _STDERR)):
             os.dup2(descriptor, number)
