@@ -125,16 +125,17 @@ def encode_v2(header: ProxyHeader) -> bytes:
     return _V2_HEAD.pack(_V2, command, kind, length) + addresses + tlvs
 
 
-def tls_tlvs(*, version: str, server_name: str | None, alpn: str | None) -> tuple[tuple[int, bytes], ...]:
+def tls_tlvs(*, version: str, server_name: str, alpn: str) -> tuple[tuple[int, bytes], ...]:
     """What is told of a visitor's TLS, which has ended here: its version ("TLSv1.3"), the server name and the ALPN
-    protocol, both ASCII. That no certificate of the visitor was looked at is told too."""
+    protocol, each ASCII, or "" for what is not known. With the version goes that no certificate was asked for."""
     found: list[tuple[int, bytes]] = []
     if alpn:
         found.append((TlvType.ALPN, alpn.encode("ascii")))
     if server_name:
         found.append((TlvType.AUTHORITY, server_name.encode("ascii")))
-    about = _SSL.pack(_SSL_CLIENT, _SSL_UNVERIFIED) + _encode_tlvs([(TlvType.SSL_VERSION, version.encode("ascii"))])
-    found.append((TlvType.SSL, about))
+    if version:
+        about = _encode_tlvs([(TlvType.SSL_VERSION, version.encode("ascii"))])
+        found.append((TlvType.SSL, _SSL.pack(_SSL_CLIENT, _SSL_UNVERIFIED) + about))
     return tuple(found)
 
 

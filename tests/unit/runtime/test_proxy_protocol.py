@@ -85,7 +85,8 @@ def test_a_visitors_tls_is_told() -> None:
         (TlvType.AUTHORITY, b"k5.fra.example.com"),
         (TlvType.SSL, b"\x01\x00\x00\x00\x01" + b"\x21\x00\x07TLSv1.3"),
     )
-    assert [kind for kind, _ in tls_tlvs(version="TLSv1.2", server_name=None, alpn=None)] == [TlvType.SSL]
+    assert [kind for kind, _ in tls_tlvs(version="TLSv1.2", server_name="", alpn="")] == [TlvType.SSL]
+    assert tls_tlvs(version="", server_name="", alpn="") == ()
 
 
 @settings(deadline=None, derandomize=True)
