@@ -24,7 +24,15 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.proxies import Proxy
 
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import ClientTls, DialTarget, Handshake, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import (
+    ClientTls,
+    DialTarget,
+    Handshake,
+    PoolLimits,
+    ProxyHeaderForm,
+    ServerTls,
+    SpareSizes,
+)
 
 
 class Stream(Protocol):
@@ -35,7 +43,7 @@ class Stream(Protocol):
 
     @property
     def peer(self) -> Endpoint:
-        """The address of the other end, as the socket reports it."""
+        """The address of the other end: what `Carrier.accept` was told, or else what the socket reports."""
         ...
 
     async def ready(self) -> Handshake:
@@ -224,10 +232,11 @@ VisitEnded = Callable[[Visit, VisitEnd], None]
 @dataclass(frozen=True, slots=True)
 class LocalService:
     """The local server of a label, on the client's side. With `host` None it is on this machine: 127.0.0.1 is dialled,
-    then ::1."""
+    then ::1. With `proxy_header` each connection to it begins with a PROXY header that tells of the visitor."""
 
     port: int
     host: str | None = None
+    proxy_header: ProxyHeaderForm | None = None
 
 
 class ServeEvents(Protocol):
@@ -275,11 +284,17 @@ class Carrier(Protocol):
         ...
 
     def accept(
-        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+        self,
+        sock: socket.socket,
+        tls: ServerTls | None,
+        established: Callable[[], None] | None = None,
+        *,
+        peer: Endpoint | None = None,
     ) -> Stream:
-        """A server's stream on a connected socket, of which no byte was consumed and which the carrier owns from now
-        on. With `tls`, the handshake begins now. `established` is called once the stream is established, also when a
-        visit has joined it, and never when the handshake fails.
+        """A server's stream on a connected socket, of which no byte was consumed but a PROXY header, and which the
+        carrier owns from now on. With `tls`, the handshake begins now. `established` is called once the stream is
+        established, also when a visit has joined it, and never when the handshake fails. `peer` is whose connection it
+        is, when a proxy in front passes it on.
 
         Raises TlsSettingsError, having closed the socket, when the settings cannot be used. All other failures are
         reported by the stream."""
@@ -322,7 +337,8 @@ class Carrier(Protocol):
         """Give the visitor an idle lane of `pool` and move bytes until both directions have ended.
 
         `visitor` is a stream, before or after its handshake, or the lane of an unanswered opening. `opening` is what
-        OPEN says of it. `ended` is called once, at the end of the visit; the lane returns to its pool by itself.
+        OPEN says of it; the version and the ALPN protocol of a stream's handshake are put in here. `ended` is called
+        once, at the end of the visit; the lane returns to its pool by itself.
 
         OPEN is sent when the visitor is ready, without waiting for its first bytes. Bytes sent before OPENED are kept,
         at most MAX_KEPT, and then the visitor is not read until OPENED. A visitor that ends its direction in order and

@@ -120,6 +120,16 @@ class SpareSizes:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyHeaderForm:
+    """How a local server is told of its visitors: the version of the PROXY protocol, 1 or 2, and the ports that
+    visitors connect to, over TLS and without; 0 when not known. Version 1 says nothing of TLS."""
+
+    version: int
+    tls_port: int = 0
+    raw_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class DialTarget:
     """Where a pool dials its lanes. `greeting` is the type and payload of the first frame sent on each: PARK to a relay
     node, PEER between nodes. `via` is the proxy to dial through."""

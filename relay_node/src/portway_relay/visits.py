@@ -30,6 +30,14 @@ logger = logging.getLogger(__name__)
 _MOVED: Final = frozenset({RefusalReason.NOT_HERE, RefusalReason.SHUTDOWN})
 
 
+@dataclass(frozen=True, slots=True)
+class VisitedName:
+    """The host name that a visitor asked for, in lower case, and the region in it."""
+
+    host: str
+    region: str
+
+
 @dataclass(slots=True)
 class _Arrival:
     """A visitor that came to this node. `again`: it may still be tried at a second destination."""
@@ -73,21 +81,24 @@ class Visits:
         sock: socket.socket,
         peer: Endpoint,
         destination: Destination,
-        region: str,
+        name: VisitedName,
         tls: ServerTls,
         established: Callable[[], None],
     ) -> None:
-        """Start the visit of a name in `region`; `established` is called after the handshake. Owns the socket. Raises
+        """Start the visit of a name; `established` is called after the handshake. Owns the socket. Raises
         TlsSettingsError."""
-        stream = self._carrier.accept(sock, tls, established)
-        self._start(stream, peer, destination, region, VisitKind.TLS)
+        stream = self._carrier.accept(sock, tls, established, peer=peer)
+        opening = Opening(destination.label, peer.host, peer.port, VisitKind.TLS, server_name=name.host)
+        self._join(stream, opening, _Arrival(destination, name.region))
 
     def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None:
         """Start the visit of a raw port; without a destination or room for it, end it. Owns the socket."""
         if destination is None or destination.full or self._is_memory_scarce():
             sock.close()
             return
-        self._start(self._carrier.accept(sock, None), peer, destination, region, VisitKind.RAW)
+        stream = self._carrier.accept(sock, None, peer=peer)
+        opening = Opening(destination.label, peer.host, peer.port, VisitKind.RAW)
+        self._join(stream, opening, _Arrival(destination, region))
 
     def start_forwarded(self, lane: Lane, opening: Opening, tunnel: Tunnel | None) -> None:
         """Start a visit that another node forwarded, or refuse it; it is never forwarded again."""
@@ -141,10 +152,6 @@ class Visits:
     async def close(self) -> None:
         """Stop answering visitors that were refused. Visits in progress are not touched."""
         await self._tasks.close()
-
-    def _start(self, stream: Stream, peer: Endpoint, destination: Destination, region: str, kind: VisitKind) -> None:
-        opening = Opening(destination.label, peer.host, peer.port, kind)
-        self._join(stream, opening, _Arrival(destination, region))
 
     def _join(self, stream: Stream, opening: Opening, arrival: _Arrival) -> None:
         if not isinstance(arrival.destination, Tunnel):

@@ -9,7 +9,7 @@ import trustme
 import uvloop
 from portway_carrier.contract import Carrier, LocalService
 from portway_carrier.python import PythonCarrier
-from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ProxyHeaderForm, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, encode_frame
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
@@ -162,11 +162,11 @@ async def raw_node(client_tls: ClientTls, authority: trustme.CA) -> AsyncIterato
 def raw_opener(make_carrier: CarrierMaker, raw_node: RawNodeMaker) -> RawOpenerMaker:
     """Makes a lane that a serving carrier dialled and whose far end, the opener, is driven by hand."""
 
-    async def make(port: int, limits: Limits | None = None) -> RawLane:
+    async def make(port: int, limits: Limits | None = None, form: ProxyHeaderForm | None = None) -> RawLane:
         carrier, node = make_carrier(limits), await raw_node()
         sizes = SpareSizes(quiet=1, busy=1, lanes=1)
         pool = carrier.dialling_pool(node.target, Side.ACCEPTOR, sizes, lambda error: None)
-        carrier.serve(pool, {LABEL: LocalService(port)})
+        carrier.serve(pool, {LABEL: LocalService(port, None, form)})
         lane = await node.lanes.get()
         assert (await lane.frame())[0] == FrameType.PARK
         return lane

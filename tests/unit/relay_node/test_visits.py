@@ -10,6 +10,7 @@ from portway_carrier.values import ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 from portway_testkit.fakes.fake_visits import (
     LABEL,
+    NAME,
     PEER,
     REFUSED,
     REQUEST,
@@ -27,7 +28,7 @@ async def test_a_tls_visitor_is_joined_to_its_tunnels_pool(node: Node, alpn: str
     visit = node.tls_visit(alpn)
     assert visit.stream.tls == ServerTls(b"chain", b"key", alpn=alpn)
     assert visit.pool is node.tunnel.holder.pool
-    assert visit.opening == Opening(LABEL, PEER.host, PEER.port, VisitKind.TLS)
+    assert visit.opening == Opening(LABEL, PEER.host, PEER.port, VisitKind.TLS, server_name=NAME.host)
     assert node.tunnel.visits == {visit}
     assert node.visits.running == 1
     visit.end(Outcome.DONE)

@@ -56,9 +56,14 @@ class PythonCarrier:
         self._streams.contexts.prepare(settings)
 
     def accept(
-        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+        self,
+        sock: socket.socket,
+        tls: ServerTls | None,
+        established: Callable[[], None] | None = None,
+        *,
+        peer: Endpoint | None = None,
     ) -> PyStream:
-        return self._streams.accept(sock, tls, established)
+        return self._streams.accept(sock, tls, established, peer)
 
     def connect(self, address: Endpoint, tls: ClientTls | None, via: Proxy | None = None) -> PyStream:
         return self._streams.connect(address, tls, via)

@@ -64,6 +64,7 @@ _NUMBER: Final = struct.Struct(">I")
 _OPEN_START: Final = struct.Struct(">IBB")  # number, kind, length of the label
 _REFUSED_START: Final = struct.Struct(">IB")  # number, reason
 _PORT: Final = struct.Struct(">H")
+_TLS_START: Final = struct.Struct(">HB")  # version, length of the server name
 _pack_header = _HEADER.pack
 
 Bytes = bytes | bytearray | memoryview
@@ -183,15 +184,19 @@ class VisitKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The contents of OPEN, beside the visit's number: the label that is visited, and the visitor's address.
+    """The contents of OPEN, beside the visit's number: the label that is visited, the visitor's address, and what the
+    visitor's TLS came to, which peers of earlier releases do not say.
 
-    `visitor_host` is an IPv4 or IPv6 address as text.
+    `visitor_host` is an IPv4 or IPv6 address as text. `tls_version` is TLS's own number (0x0304 is 1.3), or 0.
     """
 
     label: str
     visitor_host: str
     visitor_port: int
     kind: VisitKind = VisitKind.TLS
+    tls_version: int = 0
+    server_name: str = ""
+    alpn: str = ""
 
 
 class RefusalReason(IntEnum):
@@ -205,7 +210,8 @@ class RefusalReason(IntEnum):
 
 
 def encode_open(number: int, opening: Opening) -> bytes:
-    """The OPEN frame. Raises ValueError when the address is not an IP address, or label or port do not fit."""
+    """The OPEN frame. What is said of TLS is left out where the rest leaves no room for it. Raises ValueError when the
+    address is not an IP address, or a name, the protocol, version or port do not fit."""
     address = _packed_address(opening.visitor_host)
     label = opening.label.encode("ascii")
     if len(label) > MAX_OPEN_LABEL:
@@ -221,7 +227,18 @@ def encode_open(number: int, opening: Opening) -> bytes:
             _PORT.pack(opening.visitor_port),
         )
     )
-    return encode_frame(FrameType.OPEN, payload)
+    tls = _encode_tls(opening)
+    return encode_frame(FrameType.OPEN, payload + tls if len(payload) + len(tls) <= MAX_VISIT_FRAME else payload)
+
+
+def _encode_tls(opening: Opening) -> bytes:
+    if not (opening.tls_version or opening.server_name or opening.alpn):
+        return b""
+    server_name, alpn = opening.server_name.encode("ascii"), opening.alpn.encode("ascii")
+    try:
+        return _TLS_START.pack(opening.tls_version, len(server_name)) + server_name + len(alpn).to_bytes() + alpn
+    except (struct.error, OverflowError):
+        raise ValueError("a TLS version, a server name or an ALPN protocol does not fit") from None
 
 
 def _packed_address(host: str) -> bytes:
@@ -260,10 +277,25 @@ def decode_open(payload: Bytes) -> tuple[int, Opening]:
         address = payload[position + 1 : position + 1 + address_size]
         if len(address) != address_size:
             raise ValueError("it ends within the address")
-        (port,) = _PORT.unpack_from(payload, position + 1 + address_size)
-        return number, Opening(label, _address_text(address), port, VisitKind(kind))
+        position += 1 + address_size
+        (port,) = _PORT.unpack_from(payload, position)
+        tls = _decode_tls(payload, position + _PORT.size)
+        return number, Opening(label, _address_text(address), port, VisitKind(kind), *tls)
     except (ValueError, IndexError, struct.error) as error:
         raise RemoteProtocolError(f"malformed OPEN: {error}") from None
+
+
+def _decode_tls(payload: bytes, position: int) -> tuple[int, str, str]:
+    """Version, server name and ALPN protocol, if they are there. Raises ValueError, IndexError and struct.error."""
+    if position == len(payload):
+        return 0, "", ""
+    version, size = _TLS_START.unpack_from(payload, position)
+    start = position + _TLS_START.size
+    end = start + size
+    alpn_end = end + 1 + payload[end]
+    if alpn_end > len(payload):
+        raise ValueError("it ends within the ALPN protocol")
+    return version, payload[start:end].decode("ascii"), payload[end + 1 : alpn_end].decode("ascii")
 
 
 def encode_number(frame_type: FrameType, number: int) -> bytes:

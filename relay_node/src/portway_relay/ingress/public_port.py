@@ -43,6 +43,7 @@ from portway_relay.ingress.peek import FirstMessage, read_hello
 from portway_relay.net.node_address import NodeAddress
 from portway_relay.net.plain_http import Request
 from portway_relay.routing.lookup import Destination, DestinationFinder
+from portway_relay.visits import VisitedName
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,12 @@ class ConnectionHandlers:
     """What takes connections over. Each owns the socket that it is called with, and may raise TlsSettingsError. It
     calls its last argument when the handshake has been completed.
 
-    visitor: called with socket, peer, destination, region of the host name, and the TLS settings for the handshake.
+    visitor: called with socket, peer, destination, the host name, and the TLS settings for the handshake.
     client_lane, peer_lane: called with socket, peer, and the group for the key exchange.
     plain_visitor: called with socket, peer, and a request without TLS. There is no handshake.
     """
 
-    visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls, Callable[[], None]], None]
+    visitor: Callable[[socket.socket, Endpoint, Destination, VisitedName, ServerTls, Callable[[], None]], None]
     client_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
     peer_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
     plain_visitor: Callable[[socket.socket, Endpoint, Request], None]
@@ -286,7 +287,8 @@ class PublicPort:
             return
         alpn = choose_alpn(visitor.offered, h2_enabled=destination.h2_enabled)
         tls = certificates.visitor_tls(visitor.zone, alpn, visitor.group)
-        self._hand_over(self._handlers.visitor, sock, peer, destination, self._region(visitor), tls)
+        name = VisitedName(f"{visitor.label}.{visitor.zone}", self._region(visitor))
+        self._hand_over(self._handlers.visitor, sock, peer, destination, name, tls)
 
     def _region(self, visitor: Visitor) -> str:
         return visitor.zone.removesuffix(f".{self._config.domain}")

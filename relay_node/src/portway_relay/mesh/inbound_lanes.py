@@ -141,7 +141,7 @@ class InboundLanes:
     def accept(self, sock: socket.socket, peer: Endpoint, group: Group, established: Callable[[], None]) -> None:
         """Take a node's connection, and the ownership of its socket; `established` is called after the handshake.
         Raises TlsSettingsError."""
-        stream = self._carrier.accept(sock, self._mesh_tls(group), established)
+        stream = self._carrier.accept(sock, self._mesh_tls(group), established, peer=peer)
         if not self._handshaking.add(stream, peer.host):
             self.rejected += 1
             stream.abort()

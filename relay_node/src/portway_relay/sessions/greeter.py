@@ -100,7 +100,7 @@ class Greeter:
             established()  # the peer has left no handshake unfinished
             return
         try:
-            lane.stream = self._carrier.accept(sock, self._link_tls(group), established)
+            lane.stream = self._carrier.accept(sock, self._link_tls(group), established, peer=peer)
         except BaseException:
             self._waiting.discard(lane)
             raise

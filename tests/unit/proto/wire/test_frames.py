@@ -1,5 +1,6 @@
 """Frames: every one whole, byte by byte, cut at each place, and with bytes left over."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,6 +31,8 @@ NAMES = [frame["name"] for frame in FRAMES]
 ERRORS = {"protocol": RemoteProtocolError, "too_large": FrameTooLarge}
 UNREADABLE = [case for case in vectors("malformed")["cases"] if case["target"] == "reader"]
 OPENING = Opening("k5zq2w7b3xav6mdy", "203.0.113.9", 50000)
+TLS_FIELDS = ("tls_version", "server_name", "alpn")
+TLS_OPENING = replace(OPENING, tls_version=0x0304, server_name="k5zq2w7b3xav6mdy.fra.example.com", alpn="http/1.1")
 
 
 def merged(frames: list[tuple[int, Bytes]]) -> list[tuple[int, bytes]]:
@@ -52,6 +55,11 @@ def single_bytes(raw: bytes) -> list[bytes]:
     return [raw[at : at + 1] for at in range(len(raw))]
 
 
+def tls_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """What an OPEN's vector says of the visitor's TLS."""
+    return {name: fields[name] for name in TLS_FIELDS if name in fields}
+
+
 def encoded(frame: dict[str, Any]) -> bytes:
     """The bytes of a vector's fields, by the encoders."""
     frame_type, fields = FrameType[frame["type"]], frame["fields"]
@@ -61,7 +69,7 @@ def encoded(frame: dict[str, Any]) -> bytes:
             return data_header(len(data)) + data
         case FrameType.OPEN:
             kind = VisitKind[fields["kind"]]
-            opening = Opening(fields["label"], fields["visitor_host"], fields["visitor_port"], kind)
+            opening = Opening(fields["label"], fields["visitor_host"], fields["visitor_port"], kind, **tls_of(fields))
             return encode_open(fields["number"], opening)
         case FrameType.REFUSED:
             return encode_refused(fields["number"], RefusalReason[fields["reason"]], fields["message"])
@@ -80,13 +88,14 @@ def decoded(frame_type: FrameType, payload: bytes, fields: dict[str, Any]) -> di
             return {"data": payload.hex()}
         case FrameType.OPEN:
             number, opening = decode_open(payload)
+            tls = {name: getattr(opening, name) for name in TLS_FIELDS}
             return {
                 "number": number,
                 "label": opening.label,
                 "visitor_host": opening.visitor_host,
                 "visitor_port": opening.visitor_port,
                 "kind": opening.kind.name,
-            }
+            } | (tls if any(tls.values()) else {})
         case FrameType.REFUSED:
             reason, message = decode_refused(payload)
             return {"number": decode_number(payload), "reason": reason.name, "message": message}
@@ -250,10 +259,14 @@ def test_an_encoder_refuses_what_a_reader_would() -> None:
         Opening("a", "", 1),
         Opening("a", "192.0.2.1", 65536),
         Opening("a", "192.0.2.1", -1),
+        replace(OPENING, tls_version=0x10000),
+        replace(OPENING, server_name="a" * 256),
+        replace(OPENING, server_name="naïve.example.com"),
+        replace(OPENING, alpn="a" * 256),
     ],
 )
 def test_an_opening_that_does_not_fit_is_refused(opening: Opening) -> None:
-    """A label that is too long or not ASCII, a host that is no address, a port that is none."""
+    """Names that are too long or not ASCII, a host that is no address, a port or a version that is none."""
     with pytest.raises(ValueError):
         encode_open(1, opening)
 
@@ -262,6 +275,19 @@ def test_the_longest_open_fits_its_frame() -> None:
     """Whatever can be said of a visitor fits in an OPEN."""
     frame = encode_open(1, Opening("a" * 255, "2001:db8::1", 65535))
     assert len(frame) - 4 == 280 <= MAX_VISIT_FRAME
+    named = replace(TLS_OPENING, visitor_host="2001:db8::1", server_name="a" * 253)
+    assert decode_open(encode_open(1, named)[4:])[1] == named
+
+
+def test_what_has_no_room_is_not_said_of_tls() -> None:
+    """No label of a tunnel is long enough for that, and the visit is worth more."""
+    long = replace(TLS_OPENING, label="a" * 255, server_name="a" * 253)
+    assert decode_open(encode_open(1, long)[4:])[1] == Opening(long.label, long.visitor_host, long.visitor_port)
+
+
+def test_an_earlier_release_reads_an_open_that_tells_of_tls() -> None:
+    """What it knows has kept its place, and what it does not know follows."""
+    assert encode_open(9, TLS_OPENING)[4:].startswith(encode_open(9, OPENING)[4:])
 
 
 @pytest.mark.parametrize(
@@ -283,7 +309,8 @@ def test_a_mapped_address_from_a_careless_peer_is_read_as_ipv4() -> None:
 
 def test_fields_of_a_later_version_are_ignored() -> None:
     """Bytes after the last known field of OPEN and of the frames with a number are nobody's business."""
-    assert decode_open(encode_open(9, OPENING)[4:] + b"later") == (9, OPENING)
+    assert decode_open(encode_open(9, TLS_OPENING)[4:] + b"later") == (9, TLS_OPENING)
+    assert decode_open(encode_open(9, OPENING)[4:] + bytes(4) + b"later") == (9, OPENING)
     assert decode_number(b"\0\0\0\7later") == 7
 
 

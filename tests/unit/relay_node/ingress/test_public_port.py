@@ -8,6 +8,7 @@ import pytest
 import trustme
 from portway_proto.wire.limits import LINK_ALPN
 from portway_relay.ingress.decision import Alert
+from portway_relay.visits import VisitedName
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.front_door import GREETING, HOST, LABEL, NODE, Around, FrontMaker, answer, visit
 from portway_testkit.links.carrier_link import until
@@ -18,8 +19,8 @@ async def test_a_visitor_reaches_its_tunnel(open_front: FrontMaker, around: Arou
     """A known name is handed on with its hello unread: the handshake is made by who takes the visitor."""
     front = open_front()
     assert await visit(front, authority, "h2") == (GREETING, None)
-    ((peer, tunnel, region, alpn),) = around.visitors
-    assert region == "fra"
+    ((peer, tunnel, name, alpn),) = around.visitors
+    assert name == VisitedName(HOST, "fra")
     assert around.asked == []
     assert peer.host == "127.0.0.1"
     assert tunnel is around.tunnel

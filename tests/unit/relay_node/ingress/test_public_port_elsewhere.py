@@ -38,8 +38,8 @@ async def test_a_name_that_is_found_elsewhere_is_served(open_front: FrontMaker, 
     _, writer = await waiting(front, around)
     around.found[OTHER].set_result(around.tunnel)
     await until(lambda: bool(around.visitors))
-    ((_, tunnel, region, _),) = around.visitors
-    assert (tunnel, region) == (around.tunnel, "iad")
+    ((_, tunnel, name, _),) = around.visitors
+    assert (tunnel, name.region) == (around.tunnel, "iad")
     await until(lambda: front.half_open == 0)
     await close(writer)
 

@@ -34,7 +34,11 @@ class StreamFactory:
         self.contexts = TlsContexts()
 
     def accept(
-        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+        self,
+        sock: socket.socket,
+        tls: ServerTls | None,
+        established: Callable[[], None] | None,
+        peer: Endpoint | None,
     ) -> PyStream:
         """A server's stream on a connected socket, which it owns from now on; `established` is called when it is
         established. Raises TlsSettingsError, having closed the socket, when `tls` cannot be used."""
@@ -43,7 +47,7 @@ class StreamFactory:
         except TlsSettingsError:
             sock.close()
             raise
-        stream = PyStream(self._core, _peer_of(sock), tls=tls is not None)
+        stream = PyStream(self._core, peer or _peer_of(sock), tls=tls is not None)
         stream.establishing = self._core.tasks.spawn(
             _accept(self._core, stream, sock, context, established), name="accept", on_cut=sock.close
         )

@@ -1,5 +1,8 @@
 """The opener's visit: from `join`, through the waits for handshake, lane and OPENED, to a visit that runs."""
 
+from dataclasses import replace
+from typing import Final
+
 from portway_proto.wire.frames import Bytes, Opening, RefusalReason
 from portway_proto.wire.limits import MAX_KEPT
 
@@ -11,6 +14,9 @@ from portway_carrier.python.lanes.pool import PyPool
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.lane_stream import LaneStream
 from portway_carrier.python.visits.running import RunningVisit
+
+# RFC 8446 §4.1.2; nodes speak no older version with visitors.
+_TLS_VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
 class JoinedVisit(RunningVisit):
@@ -50,9 +56,19 @@ class JoinedVisit(RunningVisit):
     def stream_ready(self) -> None:
         """Take a lane after one more poll of the sockets: by then a visitor that speaks first has often sent bytes,
         which leave in the same write as OPEN."""
+        self._tell_handshake()
         self._wants_lane = True
         call_soon = self.core.loop.call_soon
         call_soon(call_soon, self._take_lane)
+
+    def _tell_handshake(self) -> None:
+        """OPEN says what the visitor's TLS came to."""
+        stream = self.stream
+        if not isinstance(stream, PyStream) or not stream.tls or stream.transport is None:
+            return
+        tls = stream.transport.get_extra_info("ssl_object")
+        version, alpn = _TLS_VERSIONS.get(tls.version(), 0), tls.selected_alpn_protocol() or ""
+        self._opening = replace(self._opening, tls_version=version, alpn=alpn)
 
     def _take_lane(self) -> None:
         if not self._wants_lane or self.stream is None or self.over:

@@ -17,6 +17,7 @@ from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.transport import establish, kernel
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.running import RunningVisit
+from portway_carrier.python.visits.visitor_header import visitor_header
 
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 
@@ -103,6 +104,9 @@ class ServedVisit(RunningVisit):
 
     def _connected(self, stream: PyStream) -> None:
         lane = self.lane
+        form = self._target.proxy_header
+        if form is not None:
+            stream.write(visitor_header(form, self.opening))
         if self._undelivered is not None:
             for data in self._undelivered:
                 stream.write(data)

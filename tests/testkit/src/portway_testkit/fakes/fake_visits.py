@@ -17,7 +17,7 @@ from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.statements import SigningKey
 from portway_relay.routing.tunnel import Tunnel
-from portway_relay.visits import Visits
+from portway_relay.visits import VisitedName, Visits
 from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.signers import SessionSigner, label_of
@@ -25,6 +25,7 @@ from portway_testkit.signers import SessionSigner, label_of
 KEY = SigningKey(b"\x04" * 32)
 LABEL = label_of(KEY)
 PEER = Endpoint("192.0.2.7", 4711)
+NAME = VisitedName(f"{LABEL}.ams.example.com", "ams")
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 REFUSED = [reason for reason in RefusalReason if reason is not RefusalReason.UNREACHABLE]
 
@@ -84,8 +85,14 @@ class FakeCarrier:
     unusable: bool = False
 
     def accept(
-        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None] | None = None
+        self,
+        sock: socket.socket,
+        tls: ServerTls | None,
+        established: Callable[[], None] | None = None,
+        *,
+        peer: Endpoint | None = None,
     ) -> FakeStream:
+        assert peer == PEER
         stream = FakeStream(sock, tls)
         sock.close()
         if self.unusable:
@@ -152,7 +159,7 @@ class Node:
 
     def tls_visit(self, alpn: str | None = None, to: Any = None) -> FakeVisit:
         tls = ServerTls(b"chain", b"key", alpn=alpn)
-        self.visits.start_tls(self.connect()[0], PEER, to or self.tunnel, "ams", tls, lambda: None)
+        self.visits.start_tls(self.connect()[0], PEER, to or self.tunnel, NAME, tls, lambda: None)
         return self.carrier.visits[-1]
 
     def raw_visit(self) -> FakeVisit:

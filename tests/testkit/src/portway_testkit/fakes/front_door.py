@@ -25,6 +25,7 @@ from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.net.node_address import NodeAddress
 from portway_relay.routing.lookup import Destination
 from portway_relay.routing.tunnel import Tunnel
+from portway_relay.visits import VisitedName
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixShares
@@ -63,7 +64,7 @@ class Around:
     carrier: PythonCarrier
     tls: ServerTls
     tunnel: Tunnel
-    visitors: list[tuple[Endpoint, Destination, str, str | None]] = field(default_factory=list)
+    visitors: list[tuple[Endpoint, Destination, VisitedName, str | None]] = field(default_factory=list)
     lanes: list[socket.socket] = field(default_factory=list)
     peer_lanes: list[socket.socket] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
@@ -98,11 +99,11 @@ class Around:
         sock: socket.socket,
         peer: Endpoint,
         to: Destination,
-        region: str,
+        name: VisitedName,
         tls: ServerTls,
         established: Callable[[], None],
     ) -> None:
-        self.visitors.append((peer, to, region, tls.alpn))
+        self.visitors.append((peer, to, name, tls.alpn))
         if self.fails:
             sock.close()
             raise TlsSettingsError("no such key")

@@ -51,7 +51,9 @@ class FakeCarrier:
         self.streams: list[FakeStream] = []
         self.lanes: list[tuple[FakeLane, LaneEvents]] = []
 
-    def accept(self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None]) -> FakeStream:
+    def accept(
+        self, sock: socket.socket, tls: ServerTls | None, established: Callable[[], None], *, peer: Endpoint
+    ) -> FakeStream:
         sock.close()
         self.streams.append(FakeStream())
         return self.streams[-1]

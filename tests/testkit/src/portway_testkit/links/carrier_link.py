@@ -334,4 +334,4 @@ CarrierMaker = Callable[..., Carrier]  # of limits
 LinkMaker = Callable[..., Awaitable[CarrierLink]]  # of limits, numbers of spare lanes, a pool's limits
 RawAcceptorMaker = Callable[[CarrierLink], Awaitable[RawLane]]
 RawNodeMaker = Callable[[], Awaitable[RawNode]]
-RawOpenerMaker = Callable[..., Awaitable[RawLane]]  # of the local server's port, limits
+RawOpenerMaker = Callable[..., Awaitable[RawLane]]  # of the local server's port, limits, a form of PROXY headers
