@@ -190,6 +190,8 @@ class GlobalOptions:
             CallFault.UNTRUSTED: f"the registry's certificate is not from {trusted}",
             CallFault.WRONG_NAME: "the registry's certificate is for another name: give --registry a name in it",
             CallFault.CA_UNUSABLE: f"{self.ca} is not a CA certificate (PEM)",
+            CallFault.NOBODY_BEHIND: "a node answered, and no registry behind it does",
+            CallFault.UNKNOWN_NAME: "no registry of this name is reached there: give --registry its own name",
             CallFault.NOT_TLS: "it does not speak TLS at this port",
             CallFault.TIMED_OUT: f"it did not answer within {_CALL_TIMEOUT:g} s",
             CallFault.CONNECTION_REFUSED: "the connection was refused",

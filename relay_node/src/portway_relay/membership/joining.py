@@ -42,7 +42,11 @@ _LONGEST_PAUSE: Final = 10.0
 # A call that failed so may succeed later; every other failure is the registry's answer.
 _TEMPORARY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _UNTRUSTED: Final = frozenset({CallFault.UNTRUSTED, CallFault.WRONG_NAME})
-_REASONS: Final = {CallFault.TIMED_OUT: f"no answer within {_ANSWERED_WITHIN:g} s"}
+_REASONS: Final = {
+    CallFault.TIMED_OUT: f"no answer within {_ANSWERED_WITHIN:g} s",
+    CallFault.NOBODY_BEHIND: "no registry answers behind the node there",
+    CallFault.UNKNOWN_NAME: "no registry of this name is reached there",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,6 @@ class Fronts:
         self.name = ""  # of the registry, as the server name of a connection for it; "": none is passed on
         self.key = b""
 
-    def __len__(self) -> int:
-        return len(self._fronts)
-
     def start(self) -> None:
         """Measure them, from now on."""
         self._tasks.spawn(self._keep_measured(), name="measure")

@@ -76,8 +76,8 @@ class Passages:
 
     @property
     def name(self) -> str:
-        """The server name of connections that are passed on; "" while no replica is known."""
-        return self._fronts.name if len(self._fronts) else ""
+        """The server name of connections that are passed on; "" while no registry has told it."""
+        return self._fronts.name
 
     @property
     def running(self) -> int:
