@@ -65,6 +65,7 @@ class Cluster:
     failed: FailedAuthentications
     certificates: NodeCertificates
     hub: Hub
+    replica: Replica
     now_ms: Callable[[], int]
 
 
@@ -110,6 +111,7 @@ async def open_cluster(
         lease_seconds=config.lease_seconds,
         on_failure=on_failure,
         dial=dialler(lambda: trusted.certificate, config.dialled_scopes()) if config.check_addresses == "yes" else None,
+        registry_name=config.called,
     )
     hub.start()
     closing.append(hub.close)
@@ -118,7 +120,7 @@ async def open_cluster(
     life = config.node_certificate_seconds
     rotation = AuthorityRotation(store, views, authority, audit, now_ms, certificate_life_ms=life * 1000)
     failed = FailedAuthentications(audit)
-    await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
+    replica = await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
     tasks.spawn(grant_keys.run(), name="rotate grant keys")
     tasks.spawn(rotation.run(), name="rotate the CA")
     tasks.spawn(audit.keep_trimmed(), name="trim the audit")
@@ -137,6 +139,7 @@ async def open_cluster(
         failed,
         NodeCertificates(store, authority, audit, now_ms, life=life),
         hub,
+        replica,
         now_ms,
     )
 
@@ -149,7 +152,7 @@ async def _join_replicas(
     mesh_certificate: PortCertificate,
     closing: Closing,
     on_failure: Callable[[BaseException], None],
-) -> None:
+) -> Replica:
     """Tell the other replicas that this one lives, and what it knows."""
     replica_id, started = new_replica_id(), now_ms()
 
@@ -170,6 +173,7 @@ async def _join_replicas(
     closing.append(calling(authority.subscribe(replica.changed)))
     replica.changed()
     keeping.spawn(replica.run(), name="keep it")
+    return replica
 
 
 async def _published(replica: Replica) -> None:

@@ -36,6 +36,11 @@ def _listen_address(text: str) -> Endpoint:
     return parse_endpoint(f"[{host}]:{port}")
 
 
+def _advertised_address(text: str) -> Endpoint:
+    """As parse_endpoint; without a port it is 0, which stands for the port that is listened on."""
+    return parse_endpoint(text, default_port=0)
+
+
 SETTINGS: Final = SettingTable(
     "portway-registry serve",
     "PORTWAY_REGISTRY_",
@@ -47,6 +52,20 @@ SETTINGS: Final = SettingTable(
             _listen_address,
             "address to serve operators at (TLS), who are then not served at --listen; by default they are",
             _ADDRESS,
+        ),
+        Setting(
+            "advertise",
+            _advertised_address,
+            "where nodes reach --listen, to pass connections on that come to them for the registry; by default "
+            "--listen, or this machine's address where that is every address",
+            _ADDRESS,
+        ),
+        Setting(
+            "registry_name",
+            check_domain,
+            "the name by which clients and operators reach the registry at any node's public port, as NAME:443; by "
+            "default --domain. The certificate of --listen is to hold it",
+            "NAME",
         ),
         Setting("tls_cert", Path, "certificate (PEM) of the port for clients and operators; required", _FILE),
         Setting("tls_key", Path, "its private key (PEM); required", _FILE),
@@ -145,6 +164,8 @@ class Config:
     listen: Endpoint = _LISTEN
     mesh_listen: Endpoint = _MESH_LISTEN
     admin_listen: Endpoint | None = None
+    advertise: Endpoint | None = None
+    registry_name: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     mesh_tls_cert: Path | None = None
@@ -170,6 +191,11 @@ class Config:
     check_private_addresses: str = "auto"
     log_format: str = "text"
     log_level: str = "info"
+
+    @property
+    def called(self) -> str:
+        """The registry's name at nodes' public ports; "" for none."""
+        return self.registry_name or self.domain or ""
 
     def store_spec(self) -> StoreSpec:
         """Which store to use. Raises ConfigError."""

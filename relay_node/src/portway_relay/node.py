@@ -68,6 +68,7 @@ class Node:
             serving.sessions,
             routing.peers,
             routing.visits,
+            serving.passages,
             serving.public_port,
             serving.http_port,
             raw.sockets,
@@ -101,6 +102,7 @@ class Node:
             self._registry_reached,
             self._lifecycle.obey,
             self._prober.probe,
+            serving.fronts.learn,
             self._removed,
             routing.outbox.state_changed,
             _ignore_authorities if self._renewal is None else self._renewal.learn_authorities,
@@ -160,6 +162,7 @@ class Node:
             self._serving.public_port.listen()
             self._routing.first_seconds.begin()
             self._serving.http_port.listen()
+            self._serving.fronts.start()
             self._stream.start()
             self._raw.reservation.start()
             self._tasks.spawn(self._routing.memory.watch(), name="watch memory")
@@ -237,6 +240,8 @@ class Node:
         close(raw.reservation.close)
         close(serving.session_tasks.close)
         self._closing.callback(serving.sessions.close)
+        close(serving.passages.close)
+        close(serving.fronts.close)
         close(serving.greeter.close)
         close(raw.visitors.close)
         self._closing.callback(raw.sockets.close)

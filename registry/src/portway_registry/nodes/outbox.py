@@ -1,7 +1,7 @@
 """The outbox: messages for one node, held until its stream takes them.
 
-Of messages that replace each other (settings, peers, owners of ports, the order) only the last is held: a node that
-reads slowly is sent fewer, and never makes the registry hold more.
+Of messages that replace each other (settings, peers, owners of ports, registries, the order) only the last is held: a
+node that reads slowly is sent fewer, and never makes the registry hold more.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from portway_proto.v1.mesh_pb2 import (
     Probe,
     Reachability,
     Registered,
+    RegistryFronts,
     RegistryMessage,
     Revocations,
 )
@@ -42,6 +43,7 @@ class Outbox:
         self._settings: ClusterSettings | None = None
         self._peers: tuple[Peers, ...] = ()
         self._port_owners: PortOwners | None = None
+        self._registry_fronts: RegistryFronts | None = None
         self._revoked: dict[str, None] = {}
         self._order: Order | None = None
         self._probes: list[Probe] = []
@@ -63,6 +65,10 @@ class Outbox:
 
     def port_owners(self, message: PortOwners) -> None:
         self._port_owners = message
+        self._wake.set()
+
+    def registry_fronts(self, message: RegistryFronts) -> None:
+        self._registry_fronts = message
         self._wake.set()
 
     def order(self, message: Order) -> None:
@@ -122,6 +128,9 @@ class Outbox:
         if self._port_owners is not None:
             yield RegistryMessage(port_owners=self._port_owners)
             self._port_owners = None
+        if self._registry_fronts is not None:
+            yield RegistryMessage(registry_fronts=self._registry_fronts)
+            self._registry_fronts = None
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None
