@@ -62,8 +62,8 @@ class MeshEvents(Protocol):
         ...
 
     def routes_received(self, node: str, routes: Routes) -> Sequence[asyncio.Future[None]]:
-        """A node reports tunnels that it holds, or holds no more, presences, and its state. Raises ValueError for what does not
-        have its form.
+        """A node reports tunnels that it holds, or holds no more, presences, and its state. Raises ValueError for
+        what does not have its form.
 
         Returns a future for each raw port that this node is about to listen on, done when it does or cannot.
         """
