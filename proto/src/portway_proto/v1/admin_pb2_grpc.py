@@ -316,7 +316,7 @@ class AdminServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AddDnsRecord(self, request, context):
-        """ALREADY_EXISTS for the same record. INVALID_ARGUMENT for one that the zone cannot have.
+        """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,7 @@ class AdminStub:
     ListDnsRecords: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDnsRecordsRequest, _admin_pb2.ListDnsRecordsResponse]
     """All records of the cluster's zone beside the names of tunnels, those that the registry sets among them."""
     AddDnsRecord: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddDnsRecordRequest, _admin_pb2.AddDnsRecordResponse]
-    """ALREADY_EXISTS for the same record. INVALID_ARGUMENT for one that the zone cannot have."""
+    """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have."""
     RemoveDnsRecords: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveDnsRecordsRequest, _admin_pb2.RemoveDnsRecordsResponse]
     """Removes what operators added: the records of a name and a type, or the one with this data."""
 
@@ -116,7 +116,7 @@ class AdminAsyncStub(AdminStub):
     ListDnsRecords: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDnsRecordsRequest, _admin_pb2.ListDnsRecordsResponse]  # type: ignore[assignment]
     """All records of the cluster's zone beside the names of tunnels, those that the registry sets among them."""
     AddDnsRecord: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddDnsRecordRequest, _admin_pb2.AddDnsRecordResponse]  # type: ignore[assignment]
-    """ALREADY_EXISTS for the same record. INVALID_ARGUMENT for one that the zone cannot have."""
+    """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have."""
     RemoveDnsRecords: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveDnsRecordsRequest, _admin_pb2.RemoveDnsRecordsResponse]  # type: ignore[assignment]
     """Removes what operators added: the records of a name and a type, or the one with this data."""
 
@@ -303,7 +303,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.AddDnsRecordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.AddDnsRecordResponse, _abc.Awaitable[_admin_pb2.AddDnsRecordResponse]]:
-        """ALREADY_EXISTS for the same record. INVALID_ARGUMENT for one that the zone cannot have."""
+        """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have."""
 
     @_abc_1.abstractmethod
     def RemoveDnsRecords(
