@@ -207,6 +207,15 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def RetireAuthority(self, request: Any, context: Any) -> admin_pb2.RetireAuthorityResponse:
         return admin_pb2.RetireAuthorityResponse(authority=self._authority())
 
+    def AddDnsRecord(self, request: Any, context: Any) -> admin_pb2.AddDnsRecordResponse:
+        return admin_pb2.AddDnsRecordResponse(record=self._record())
+
+    def ListDnsRecords(self, request: Any, context: Any) -> admin_pb2.ListDnsRecordsResponse:
+        return admin_pb2.ListDnsRecordsResponse(records=[admin_pb2.ListedDnsRecord(record=self._record())])
+
+    def RemoveDnsRecords(self, request: Any, context: Any) -> admin_pb2.RemoveDnsRecordsResponse:
+        return admin_pb2.RemoveDnsRecordsResponse(removed=[self._record()])
+
     def WatchNodes(self, request: Any, context: Any) -> Iterator[admin_pb2.WatchNodesResponse]:
         yield admin_pb2.WatchNodesResponse(kind=admin_pb2.CHANGE_KIND_ADDED, node=self._node())
 
@@ -235,6 +244,10 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     @staticmethod
     def _grant_key() -> admin_pb2.GrantKeyInfo:
         return admin_pb2.GrantKeyInfo(id=STEERING, unaware_nodes=[STEERING], unaware_replicas=[STEERING])
+
+    @staticmethod
+    def _record() -> types_pb2.DnsRecord:
+        return types_pb2.DnsRecord(name=STEERING, type=STEERING, ttl=30, data=STEERING)
 
     @staticmethod
     def _tunnel() -> types_pb2.TunnelInfo:

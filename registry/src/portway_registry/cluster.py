@@ -21,6 +21,9 @@ from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.access.grant_keys import GrantKeys
 from portway_registry.access.grants import Grants
 from portway_registry.config import Config
+from portway_registry.dns.board import DnsBoard
+from portway_registry.dns.challenges import Challenges
+from portway_registry.dns.upkeep import DnsUpkeep
 from portway_registry.errors import StoreFull, StoreUnavailable
 from portway_registry.nodes.authority_rotation import AuthorityRotation
 from portway_registry.nodes.certificates import NodeCertificates
@@ -67,6 +70,8 @@ class Cluster:
     hub: Hub
     replica: Replica
     now_ms: Callable[[], int]
+    dns: DnsBoard
+    challenges: Challenges
 
 
 async def open_cluster(
@@ -100,6 +105,7 @@ async def open_cluster(
     grants = Grants(settings.cluster_id, views.grant_keys, limits, now_ms)
     quota = Quota(limits, views.tunnels)
     trusted = authority
+    board = DnsBoard(views, domain=config.domain, registry_name=config.called)
     hub = Hub(
         store,
         views,
@@ -111,6 +117,7 @@ async def open_cluster(
         lease_seconds=config.lease_seconds,
         on_failure=on_failure,
         dial=dialler(lambda: trusted.certificate, config.dialled_scopes()) if config.check_addresses == "yes" else None,
+        dns=board,
         registry_name=config.called,
     )
     hub.start()
@@ -120,11 +127,13 @@ async def open_cluster(
     life = config.node_certificate_seconds
     rotation = AuthorityRotation(store, views, authority, audit, now_ms, certificate_life_ms=life * 1000)
     failed = FailedAuthentications(audit)
+    upkeep = DnsUpkeep(store, views, now_ms)
     replica = await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
     tasks.spawn(grant_keys.run(), name="rotate grant keys")
     tasks.spawn(rotation.run(), name="rotate the CA")
     tasks.spawn(audit.keep_trimmed(), name="trim the audit")
     tasks.spawn(failed.run(), name="write failed authentications")
+    tasks.spawn(upkeep.run(), name="name the name servers")
     return Cluster(
         settings.cluster_id,
         store,
@@ -141,6 +150,8 @@ async def open_cluster(
         hub,
         replica,
         now_ms,
+        board,
+        Challenges(store, views, now_ms),
     )
 
 

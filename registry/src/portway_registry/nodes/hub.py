@@ -31,6 +31,7 @@ from portway_proto.wire.statements import cluster_tag
 from portway_runtime.tasks import Tasks
 
 from portway_registry.access.grants import HONOURED_MS, Grants
+from portway_registry.dns.board import DnsBoard
 from portway_registry.errors import CertificateSuperseded, CertificateUntrusted, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import demand_current, note_registration, require_current
 from portway_registry.nodes.front_key import FrontKey
@@ -65,6 +66,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds that changes of peers are gathered: nodes that come and go together make one list of peers, not one each.
 PEERS_GATHERED: Final = 0.1
+# The same for DNS records: a certificate authority is told to look when all name servers have them.
+DNS_GATHERED: Final = 0.02
 
 
 class Hub:
@@ -83,6 +86,7 @@ class Hub:
         lease_seconds: int,
         on_failure: Callable[[BaseException], None],
         dial: Dial | None = None,
+        dns: DnsBoard,
         registry_name: str = "",
     ) -> None:
         """lease_seconds: from a node's last KeepAlive until it is dropped. Without `dial` addresses are not checked,
@@ -97,6 +101,8 @@ class Hub:
         self._quota = quota
         self._sessions: dict[str, NodeSession] = {}
         self._prober = Prober(self._sessions, dial)
+        self._dns = dns
+        self._dns_changed = asyncio.Event()
         self._ports = RegionPorts(views.port_blocks, self._sessions)
         self.front_key = FrontKey(store, views, now_ms)
         self._fronts = FrontLists(views, self.front_key, self._sessions, registry_name)
@@ -128,6 +134,7 @@ class Hub:
             self._views.orders.subscribe(self._order_changed),
             self._views.identities.subscribe(self._identity_changed),
             self._views.port_blocks.subscribe(self._ports.block_changed),
+            self._views.dns.subscribe(lambda old, new: self._dns_changed.set()),
             self._views.replicas.subscribe(self._fronts.replica_changed),
             self._views.front_key.subscribe(self._fronts.changed),
             self._views.identities.subscribe(self._fronts.changed),
@@ -135,6 +142,7 @@ class Hub:
         ]
         self._tasks.spawn(self._send_peers(), name="send peers")
         self._tasks.spawn(self._ports.send_changes(), name="send owners of ports")
+        self._tasks.spawn(self._send_dns_records(), name="send DNS records")
         self._tasks.spawn(self._fronts.send_changes(), name="send registries' ports")
         self._tasks.spawn(self.front_key.run(), name="rotate the key of PROXY headers")
         self._tasks.spawn(self._unplaced.run(), name="remove unplaced tunnels")
@@ -184,6 +192,7 @@ class Hub:
         info.started_at_ms = self._now_ms()
         info.state = info.state or NODE_STATE_READY
         info.clock_ahead_s = clock_ahead(register.time_ms, info.started_at_ms)
+        info.dns_version = 0
         still_current = partial(demand_current, self._store, info.name, issued_ms)
         session = NodeSession(
             self._store,
@@ -195,6 +204,7 @@ class Hub:
             certificate=certificate,
             still_current=still_current,
             on_probed=partial(self._prober.answered, info.name),
+            on_dns=self._dns_changed.set,
             invalid_tokens=partial(invalid_tokens, self._views.tokens),
         )
         before = self._sessions.get(info.name)
@@ -213,6 +223,8 @@ class Hub:
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())
             session.outbox.port_owners(self._ports.owners(info.region))
+            if info.dns:
+                session.outbox.dns_records(self._dns.messages())
             session.outbox.registry_fronts(self._fronts.fronts(info.name))
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             # What was over a quota while the node had no session is over it still.
@@ -330,6 +342,16 @@ class Hub:
             peers = self._peers()
             for session in self._sessions.values():
                 session.outbox.peers(peers)
+
+    async def _send_dns_records(self) -> None:
+        while True:
+            await self._dns_changed.wait()
+            await asyncio.sleep(DNS_GATHERED)
+            self._dns_changed.clear()
+            messages = self._dns.messages()
+            for session in self._sessions.values():
+                if session.info.dns:
+                    session.outbox.dns_records(messages)
 
     def _tunnel_changed(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
         if new is None:

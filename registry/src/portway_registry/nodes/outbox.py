@@ -1,7 +1,7 @@
 """The outbox: messages for one node, held until its stream takes them.
 
-Of messages that replace each other (settings, peers, owners of ports, registries, the order) only the last is held: a
-node that reads slowly is sent fewer, and never makes the registry hold more.
+Of messages that replace each other (settings, peers, owners of ports, registries, DNS records, the order) only the last
+is held: a node that reads slowly is sent fewer, and never makes the registry hold more.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from portway_proto.v1.mesh_pb2 import (
     Announced,
     ClusterSettings,
+    DnsRecords,
     Eviction,
     Evictions,
     Order,
@@ -43,6 +44,7 @@ class Outbox:
         self._settings: ClusterSettings | None = None
         self._peers: tuple[Peers, ...] = ()
         self._port_owners: PortOwners | None = None
+        self._dns_records: tuple[DnsRecords, ...] = ()
         self._registry_fronts: RegistryFronts | None = None
         self._revoked: dict[str, None] = {}
         self._order: Order | None = None
@@ -65,6 +67,10 @@ class Outbox:
 
     def port_owners(self, message: PortOwners) -> None:
         self._port_owners = message
+        self._wake.set()
+
+    def dns_records(self, parts: tuple[DnsRecords, ...]) -> None:
+        self._dns_records = parts
         self._wake.set()
 
     def registry_fronts(self, message: RegistryFronts) -> None:
@@ -128,6 +134,9 @@ class Outbox:
         if self._port_owners is not None:
             yield RegistryMessage(port_owners=self._port_owners)
             self._port_owners = None
+        for records in self._dns_records:
+            yield RegistryMessage(dns_records=records)
+        self._dns_records = ()
         if self._registry_fronts is not None:
             yield RegistryMessage(registry_fronts=self._registry_fronts)
             self._registry_fronts = None

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from portway_proto.v1.mesh_pb2 import (
     ClusterSettings,
+    DnsRecords,
     Eviction,
     Peers,
     PortOwners,
@@ -29,10 +30,13 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox.evict([Eviction(label="a")])
     outbox.registry_fronts(RegistryFronts())
     outbox.port_owners(PortOwners())
+    outbox.dns_records((DnsRecords(), DnsRecords(part=1)))
     outbox.peers((Peers(),))
     outbox.revoke(["t"])
     outbox.settings(ClusterSettings())
     outbox.registered(Registered(lease_id=1))
+    first = ["registered", "settings", "revocations", "peers", "port_owners"]
+    assert kinds(await outbox.take()) == [*first, "dns_records", "dns_records", "evictions", "announced"]
     rules = ["registered", "settings", "revocations", "peers", "port_owners", "registry_fronts"]
     order = [*rules, "evictions", "announced"]
     assert kinds(await outbox.take()) == order
