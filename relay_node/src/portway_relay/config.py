@@ -21,6 +21,8 @@ HELP: Final = "help"
 # The key of the least value of such a field.
 LEAST: Final = "least"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# The folder, in a node's state folder, of the certificates that registries handed to it.
+ZONES: Final = "zones"
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 _MAX_NAME: Final = 253
 _HTTP_PORT: Final = 80
@@ -196,8 +198,8 @@ class NodeConfig:
     cluster_ca: Path
     cert: Path
     key: Path
-    tls_cert: tuple[Path, ...]
-    tls_key: tuple[Path, ...]
+    tls_cert: tuple[Path, ...] = ()
+    tls_key: tuple[Path, ...] = ()
     advertise: Endpoint | None = None
     public_port: int = 0
     http_listen: Endpoint | HttpListen = HttpListen.DEFAULT
@@ -225,6 +227,11 @@ class NodeConfig:
     def zone(self) -> str:
         """`<region>.<domain>`: what follows the label and a dot in this node's host names."""
         return f"{self.region}.{self.domain}"
+
+    @property
+    def zones_folder(self) -> Path | None:
+        """Where certificates from registries are kept over a restart; None for a node without a state folder."""
+        return None if self.state_dir is None else self.state_dir / ZONES
 
     @property
     def http_address(self) -> Endpoint | None:

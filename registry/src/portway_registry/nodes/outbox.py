@@ -1,7 +1,7 @@
 """The outbox: messages for one node, held until its stream takes them.
 
-Of messages that replace each other (settings, peers, owners of ports, the order) only the last is held: a node that
-reads slowly is sent fewer, and never makes the registry hold more.
+Of messages that replace each other (settings, peers, owners of ports, certificates, the order) only the last is held: a
+node that reads slowly is sent fewer, and never makes the registry hold more.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from portway_proto.v1.mesh_pb2 import (
     Registered,
     RegistryMessage,
     Revocations,
+    ZoneCertificates,
 )
 from portway_proto.wire.limits import MAX_CLAIM
 
@@ -43,6 +44,7 @@ class Outbox:
         self._peers: tuple[Peers, ...] = ()
         self._port_owners: PortOwners | None = None
         self._revoked: dict[str, None] = {}
+        self._zone_certificates: ZoneCertificates | None = None
         self._order: Order | None = None
         self._probes: list[Probe] = []
         self._reachability: Reachability | None = None
@@ -63,6 +65,10 @@ class Outbox:
 
     def port_owners(self, message: PortOwners) -> None:
         self._port_owners = message
+        self._wake.set()
+
+    def zone_certificates(self, message: ZoneCertificates) -> None:
+        self._zone_certificates = message
         self._wake.set()
 
     def order(self, message: Order) -> None:
@@ -122,6 +128,9 @@ class Outbox:
         if self._port_owners is not None:
             yield RegistryMessage(port_owners=self._port_owners)
             self._port_owners = None
+        if self._zone_certificates is not None:
+            yield RegistryMessage(zone_certificates=self._zone_certificates)
+            self._zone_certificates = None
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None

@@ -17,6 +17,7 @@ from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import (
     AuthorityRecord,
+    CertificateRecord,
     GrantKeyRecord,
     IdentityRecord,
     InvitationRecord,
@@ -276,6 +277,9 @@ class Views:
         self.identities: View[IdentityRecord] = View(
             store, keys.IDENTITIES, decoder(IdentityRecord), on_failure=on_failure
         )
+        self.certificates: View[CertificateRecord] = View(
+            store, keys.CERTIFICATES, decoder(CertificateRecord), on_failure=on_failure
+        )
 
     async def start(self) -> None:
         """Fill all views. Raises StoreUnavailable; it may be called again then."""
@@ -299,6 +303,7 @@ class Views:
             self.identities,
             self.orders,
             self.port_blocks,
+            self.certificates,
             self.nodes,
             self.presences,
             self.tunnels,

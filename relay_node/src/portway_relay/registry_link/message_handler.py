@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, FAILURE_CODE_QUOTA, Failure
@@ -14,6 +14,7 @@ from portway_proto.v1.mesh_pb2 import (
     Probe,
     Reachability,
     RegistryMessage,
+    ZoneCertificate,
 )
 from portway_proto.v1.mesh_pb2 import Peers as PeersMessage
 from portway_proto.v1.mesh_pb2 import (
@@ -59,6 +60,7 @@ class MessageHandler:
         removed: Callable[[str], None],
         keys_learned: Callable[[], None],
         authorities_learned: Callable[[bytes, str], None],
+        certificates_received: Callable[[Sequence[ZoneCertificate]], None],
     ) -> None:
         """
         reached: called when a registry can be asked, for the first time or again.
@@ -67,6 +69,7 @@ class MessageHandler:
         removed: called with the reason when the cluster admits this node no more.
         keys_learned: called when grants are verified with other keys than before.
         authorities_learned: called with the CAs to trust (PEM), and the id of the one that issues.
+        certificates_received: called with the certificates that the registry obtained for regions' names.
         """
         self._grants = grants
         self._sessions = sessions
@@ -82,6 +85,7 @@ class MessageHandler:
         self._removed = removed
         self._keys_learned = keys_learned
         self._authorities_learned = authorities_learned
+        self._certificates_received = certificates_received
         self._listed = PeersMessage()  # as far as it has come
         # Set once clients' grants can be verified: before that no client can use the node.
         self.ready = asyncio.Event()
@@ -121,6 +125,8 @@ class MessageHandler:
                 _log_reachability(message.reachability)
             case "port_owners":
                 self._learn_owners(message.port_owners)
+            case "zone_certificates":
+                self._certificates_received(message.zone_certificates.certificates)
             case "evictions":
                 for eviction in message.evictions.evictions:
                     self._evict(eviction)
