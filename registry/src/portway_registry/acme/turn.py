@@ -38,15 +38,14 @@ class Turn:
         """Do `work` whenever it is this replica's turn, for ever: it is cancelled when the turn is lost."""
         while True:
             lease = await self._take()
-            if lease is None:
-                await asyncio.sleep(jittered(self._lease_seconds / _REFRESHES))
-                continue
-            logger.info("this registry obtains certificates from now on")
-            try:
-                await self._do(work, lease)
-            finally:
-                self.held = False
-                await self._give_up(lease)
+            if lease is not None:
+                logger.info("this registry obtains certificates from now on")
+                try:
+                    await self._do(work, lease)
+                finally:
+                    self.held = False
+                    await self._give_up(lease)
+            await asyncio.sleep(jittered(self._lease_seconds / _REFRESHES))
 
     async def _take(self) -> LeaseId | None:
         """The lease of the turn; None while another replica has it or the store cannot be reached."""
