@@ -201,8 +201,10 @@ class Registry:
 
     def _obtain(self, settings: ServerSettings | None, cluster: Cluster) -> Obtaining | None:
         """Obtain certificates from now on, if the settings say so."""
-        if settings is None or self._challenges is None or cluster.wrapping is None:
+        if settings is None or cluster.wrapping is None:
             return None
+        if self._challenges is None:
+            raise ConfigError("--acme-directory: nobody answers an ACME server's questions to DNS for this registry")
         obtaining = make_obtaining(
             self._config,
             settings,

@@ -1,79 +1,16 @@
 """When no certificate can be had: operators are told, by the log, metrics and commands, and it is tried again."""
 
 import logging
-import urllib.request
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from portway_proto.v1.admin_pb2 import ListNodesRequest, ListZoneCertificatesRequest, ZoneCertificateInfo
-from portway_registry.acme.server_calls import on_thread
-from portway_registry.config import Config
-from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.clusters.admin_caller import AdminCaller
+from portway_testkit.clusters.certificate_operator import operating
 from portway_testkit.clusters.pebble import Pebble
-from portway_testkit.clusters.registry import LOOPBACK, NodeStream, Pki, channel, running, stream
+from portway_testkit.clusters.registry import LOOPBACK, Pki
 
 FRA = "fra.tunnels.example"
 CHALLENGE = f"_acme-challenge.{FRA}"
-
-
-@dataclass
-class Operator:
-    """A registry with a node of the region fra, and what its operator sees and says."""
-
-    registry: Registry
-    node: NodeStream
-    admin: AdminCaller
-
-    async def certificate(self) -> ZoneCertificateInfo:
-        request = ListZoneCertificatesRequest()
-        answer = await self.admin.stub.ListZoneCertificates(request, metadata=self.admin.shown)
-        (found,) = answer.certificates
-        return found
-
-    async def until(self, found: Callable[[ZoneCertificateInfo], bool]) -> ZoneCertificateInfo:
-        while not found(now := await self.certificate()):
-            pass
-        return now
-
-    async def complaints(self) -> list[str]:
-        answer = await self.admin.stub.ListNodes(ListNodesRequest(), metadata=self.admin.shown)
-        return list(answer.certificate_failures)
-
-    async def metrics(self) -> str:
-        def read() -> str:
-            url = f"http://{self.registry.metrics_address}/metrics"
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                text: str = answer.read().decode()
-            return text
-
-        return await on_thread(read)
-
-
-Operating = Callable[[Config, Pebble], "asynccontextmanager[Operator]"]
-
-
-@asynccontextmanager
-async def operating(config: Config, pebble: Pebble, pki: Pki) -> AsyncIterator[Operator]:
-    dns = pebble.challenges()
-    async with running(config, dns) as registry, channel(registry.address, pki.ca) as public:
-        assert config.admin_token_file is not None
-        admin = AdminCaller(public, config.admin_token_file.read_text().strip(), registry, pki)
-        async with stream(registry, pki) as node:
-            yield Operator(registry, node, admin)
-
-
-async def renewed(operator: Operator) -> ZoneCertificateInfo:
-    """Order a renewal, as an operator who has mended what was wrong."""
-    from portway_proto.v1.admin_pb2 import RenewZoneCertificateRequest
-
-    request = RenewZoneCertificateRequest(zone=FRA)
-    before = (await operator.admin.stub.RenewZoneCertificate(request, metadata=operator.admin.shown)).certificate
-    return await operator.until(lambda now: now.obtained_at_ms > before.obtained_at_ms)
 
 
 async def test_operators_are_told_and_it_is_tried_again(
@@ -98,7 +35,7 @@ async def test_operators_are_told_and_it_is_tried_again(
             assert f'portway_registry_certificate_failures{{zone="{FRA}"}} 1.0' in metrics
             assert 'portway_registry_certificate_orders_total{outcome="failed"} 1.0' in metrics
             pebble.mend_dns(CHALLENGE)
-            mended = await renewed(operator)
+            mended = await operator.renew()
             assert (mended.failures, mended.failure, mended.retry_at_ms) == (0, "", 0)
             assert await operator.complaints() == []
             assert f'portway_registry_certificate_failures{{zone="{FRA}"}} 0.0' in await operator.metrics()
@@ -113,22 +50,15 @@ async def test_a_server_that_is_away_is_tried_again(pki: Pki, tmp_path: Path) ->
         async with operating(pebble.config(pki, tmp_path), pebble, pki) as operator:
             first = await operator.until(lambda now: now.until_ms > 0)
             pebble.stop()
-            await order(operator)
+            await operator.order()
             failed = await operator.until(lambda now: now.failures == 1)
             assert "cannot be reached" in failed.failure
             assert failed.until_ms == first.until_ms, "the one that it has stays"
             pebble.start()
-            await order(operator)
+            await operator.order()
             failed = await operator.until(lambda now: now.failures == 2 or now.obtained_at_ms > first.obtained_at_ms)
             assert "account" in failed.failure.lower()
-            await renewed(operator)
-
-
-async def order(operator: Operator) -> None:
-    from portway_proto.v1.admin_pb2 import RenewZoneCertificateRequest
-
-    request = RenewZoneCertificateRequest(zone=FRA)
-    await operator.admin.stub.RenewZoneCertificate(request, metadata=operator.admin.shown)
+            await operator.renew()
 
 
 async def test_a_server_may_demand_an_external_account(pki: Pki, tmp_path: Path) -> None:

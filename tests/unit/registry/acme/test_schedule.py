@@ -29,7 +29,7 @@ RENEWAL: Final = NOW + 60 * DAY
 
 def record(**more: Any) -> CertificateRecord:
     """A certificate of 90 days from now on; what the server says of it is known until tomorrow."""
-    given = {
+    given: dict[str, Any] = {
         "chain": b"chain",
         "directory": DIRECTORY,
         "from_ms": NOW,
