@@ -90,7 +90,7 @@ class Registry:
         """`on_failure` is called when a background part failed: the replica should be stopped then. `challenges`: who
         answers an ACME server's questions to DNS, needed where the settings name a server."""
         self._config = config
-        self._challenges = challenges
+        self._answering = challenges
         self._on_failure = on_failure or _ignore
         self._calls = CallCounts()
         self._closing: Closing = []  # what `stop` calls, the last first
@@ -205,7 +205,7 @@ class Registry:
         """Obtain certificates from now on, if the settings say so."""
         if settings is None or cluster.wrapping is None:
             return None
-        if self._challenges is None:
+        if self._answering is None:
             raise ConfigError("--acme-directory: nobody answers an ACME server's questions to DNS for this registry")
         from portway_registry.acme.open import make_obtaining
 
@@ -214,7 +214,7 @@ class Registry:
             settings,
             cluster.store,
             cluster.views,
-            self._challenges,
+            self._answering,
             cluster.wrapping,
             cluster.audit,
             cluster.now_ms,
