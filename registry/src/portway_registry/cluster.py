@@ -20,6 +20,8 @@ from portway_registry.access.bootstrap import bootstrap
 from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.access.grant_keys import GrantKeys
 from portway_registry.access.grants import Grants
+from portway_registry.acme.held import HeldCertificates, open_held
+from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.config import Config
 from portway_registry.dns.board import DnsBoard
 from portway_registry.dns.challenges import Challenges
@@ -72,11 +74,13 @@ class Cluster:
     now_ms: Callable[[], int]
     dns: DnsBoard
     challenges: Challenges
+    obtained: HeldCertificates | None  # None when the settings name no ACME server, and so is the next
+    wrapping: WrappingKey | None
 
 
 async def open_cluster(
     config: Config,
-    public: CertificateFiles,
+    public: CertificateFiles | None,
     configured: ClusterAuthority | None,
     tasks: Tasks,
     closing: Closing,
@@ -85,8 +89,8 @@ async def open_cluster(
 ) -> Cluster:
     """Open the store, in which the first start of a cluster creates what is missing, and start all that follows it.
 
-    public: the certificate of the public port. configured: the CA of the settings, if they name one. Waits while the
-    store cannot be reached. Raises ConfigError and StoreError.
+    public: the certificate of the public port, if it is from files. configured: the CA of the settings, if they name
+    one. Waits while the store cannot be reached. Raises ConfigError and StoreError.
     """
     store = open_store(config.store_spec(), on_failure=on_failure)
     closing.append(store.close)
@@ -101,6 +105,12 @@ async def open_cluster(
     await _once_reachable(views.start)
     if not authority.from_files:
         closing.append(calling(authority.follow(views.authority)))
+    wrapping: WrappingKey | None = None
+    obtained: HeldCertificates | None = None
+    if config.acme_directory is not None:
+        wrapping, held = await _once_reachable(lambda: open_held(config, store, views, utc_now))
+        closing.append(calling(held.start()))
+        obtained = held
     limits = TunnelLimits(views.tokens, views.tenants, default=config.max_tunnels)
     grants = Grants(settings.cluster_id, views.grant_keys, limits, now_ms)
     quota = Quota(limits, views.tunnels)
@@ -119,6 +129,7 @@ async def open_cluster(
         dial=dialler(lambda: trusted.certificate, config.dialled_scopes()) if config.check_addresses == "yes" else None,
         dns=board,
         registry_name=config.called,
+        certificates=obtained,
     )
     hub.start()
     closing.append(hub.close)
@@ -152,6 +163,8 @@ async def open_cluster(
         now_ms,
         board,
         Challenges(store, views, now_ms),
+        obtained,
+        wrapping,
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, FAILURE_CODE_QUOTA, Failure
@@ -16,6 +16,7 @@ from portway_proto.v1.mesh_pb2 import (
     Reachability,
     RegistryFronts,
     RegistryMessage,
+    ZoneCertificate,
 )
 from portway_proto.v1.mesh_pb2 import Peers as PeersMessage
 from portway_proto.v1.mesh_pb2 import (
@@ -63,6 +64,7 @@ class MessageHandler:
         keys_learned: Callable[[], None],
         authorities_learned: Callable[[bytes, str], None],
         dns_records: Callable[[DnsRecords], None],
+        certificates_received: Callable[[Sequence[ZoneCertificate]], None],
     ) -> None:
         """
         reached: called when a registry can be asked, for the first time or again.
@@ -73,6 +75,7 @@ class MessageHandler:
         keys_learned: called when grants are verified with other keys than before.
         authorities_learned: called with the CAs to trust (PEM), and the id of the one that issues.
         dns_records: called with each part of a list of DNS records.
+        certificates_received: called with the certificates that the registry obtained for regions' names.
         """
         self._grants = grants
         self._sessions = sessions
@@ -90,6 +93,7 @@ class MessageHandler:
         self._keys_learned = keys_learned
         self._authorities_learned = authorities_learned
         self._dns_records = dns_records
+        self._certificates_received = certificates_received
         self._listed = PeersMessage()  # as far as it has come
         # Set once clients' grants can be verified: before that no client can use the node.
         self.ready = asyncio.Event()
@@ -133,6 +137,8 @@ class MessageHandler:
                 self._dns_records(message.dns_records)
             case "registry_fronts":
                 self._registries(message.registry_fronts)
+            case "zone_certificates":
+                self._certificates_received(message.zone_certificates.certificates)
             case "evictions":
                 for eviction in message.evictions.evictions:
                     self._evict(eviction)
