@@ -17,6 +17,8 @@ Here: names of keys. Not here: the values under them, nor how they are read.
     audit/<when>-<id>  AuditRecord; sorts by time
     audit-failures/<when>-<id>  AuditRecord of failed authentications; sorts by time
     settings           SettingsRecord
+    backup             BackupRecord: the last back-up; absent before the first
+    importing          BackupRecord: an import of this back-up is not finished
 """
 
 from typing import Final
@@ -37,6 +39,8 @@ IDENTITIES: Final = ROOT + "identities/"
 AUDIT: Final = ROOT + "audit/"
 AUDIT_FAILURES: Final = ROOT + "audit-failures/"
 SETTINGS: Final = ROOT + "settings"
+BACKUP: Final = ROOT + "backup"
+IMPORTING: Final = ROOT + "importing"
 
 
 def node(name: str) -> str:

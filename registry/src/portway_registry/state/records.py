@@ -203,6 +203,14 @@ class SettingsRecord(msgspec.Struct, frozen=True):
     created_at_ms: int = 0
 
 
+class BackupRecord(msgspec.Struct, frozen=True):
+    """A back-up of the store: when it was made, how many records it has (0 when not known), and by what."""
+
+    at_ms: int
+    records: int = 0
+    by: str = ""
+
+
 class PortBlockRecord(msgspec.Struct, frozen=True):
     """The node that owns a block of raw ports, and when it last renewed that."""
 
