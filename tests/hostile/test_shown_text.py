@@ -207,6 +207,24 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def RetireAuthority(self, request: Any, context: Any) -> admin_pb2.RetireAuthorityResponse:
         return admin_pb2.RetireAuthorityResponse(authority=self._authority())
 
+    def GetHealth(self, request: Any, context: Any) -> admin_pb2.GetHealthResponse:
+        return admin_pb2.GetHealthResponse(
+            version=STEERING,
+            domain=STEERING,
+            replicas=[admin_pb2.ReplicaHealth(id=STEERING, version=STEERING)],
+            certificates=[admin_pb2.CertificateHealth(name=STEERING, end_s=1, remedy=STEERING)],
+            store=admin_pb2.StoreHealth(
+                kind=STEERING,
+                failure=STEERING,
+                members=[admin_pb2.StoreMember(name=STEERING, endpoint=STEERING, failure=STEERING, alarms=[STEERING])],
+            ),
+            geoip=admin_pb2.GeoIpHealth(file=STEERING),
+            backup=admin_pb2.BackupInfo(at_ms=1, by=STEERING),
+        )
+
+    def NoteBackup(self, request: Any, context: Any) -> admin_pb2.NoteBackupResponse:
+        return admin_pb2.NoteBackupResponse(backup=admin_pb2.BackupInfo(at_ms=1, by=STEERING))
+
     def WatchNodes(self, request: Any, context: Any) -> Iterator[admin_pb2.WatchNodesResponse]:
         yield admin_pb2.WatchNodesResponse(kind=admin_pb2.CHANGE_KIND_ADDED, node=self._node())
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
+from portway_proto.v1.types_pb2 import MeshLink, NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import is_label
 from portway_proto.wire.limits import CLAIM_ID_SIZE, MAX_CLAIM, MAX_CLAIMS
 
 if TYPE_CHECKING:
     from portway_proto.v1.mesh_pb2 import AnnouncedSession  # imported late: clients have none, and it takes 0.6 ms
 
-# A NodeInfo that has its form takes at most 1,200 bytes: 2,000 nodes fit into gRPC's 4 MiB. A TunnelInfo takes 700 and
+# A NodeInfo that has its form takes at most 1,200 bytes, and its links, which only registries have, up to 12,000 in a
+# large mesh: 2,000 nodes fit into gRPC's 4 MiB. A TunnelInfo takes 700 and
 # its claim and ticket.
 _DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DNS_LABEL_OR_NONE: Final = re.compile(rf"(?:{_DNS_LABEL.pattern})?")
@@ -45,6 +46,9 @@ MAX_REACH_FAILURE: Final = 300  # bytes
 MAX_GRANT_KEYS: Final = 32
 # CAs that a node trusts: two while one is replaced.
 MAX_AUTHORITIES: Final = 8
+# Links to other nodes that a node names, some 30 bytes each; in a larger mesh those that are worst.
+MAX_LINKS: Final = 64
+MAX_LINK_FAILURE: Final = 100  # bytes
 _AUTHORITY: Final = re.compile(r"[0-9a-f]{16}")
 _KID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _LAST_END: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC (RFC 5280 §4.1.2.5)
@@ -87,6 +91,9 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         authorities=authority_ids(sent.authorities),
         certificate_authority="".join(authority_ids([sent.certificate_authority])),
         unaware_clients=sent.unaware_clients,
+        descriptors=sent.descriptors,
+        descriptors_used=sent.descriptors_used,
+        links=mesh_links(sent.links),
     )
 
 
@@ -103,6 +110,19 @@ def key_ids(sent: Iterable[str]) -> list[str]:
 def authority_ids(sent: Iterable[str]) -> list[str]:
     """Those that have the form of an id of a CA, sorted, MAX_AUTHORITIES at most."""
     return sorted({one for one in islice(sent, MAX_AUTHORITIES) if _AUTHORITY.fullmatch(one)})
+
+
+def mesh_links(sent: Iterable[MeshLink]) -> list[MeshLink]:
+    """Those to a node whose name has its form, with known fields only, MAX_LINKS at most."""
+    return [
+        MeshLink(
+            node=one.node,
+            round_trip_us=one.round_trip_us,
+            failure=cut_printable(one.failure, MAX_LINK_FAILURE),
+        )
+        for one in islice(sent, MAX_LINKS)
+        if _DNS_LABEL.fullmatch(one.node)
+    ]
 
 
 def tunnel_record(sent: TunnelInfo) -> TunnelInfo:

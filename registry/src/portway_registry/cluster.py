@@ -36,6 +36,7 @@ from portway_registry.state.views import Views
 from portway_registry.store.contract import Store
 from portway_registry.store.open import open_store
 from portway_registry.tunnels.quota import Quota
+from portway_registry.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Cluster:
     """What all ports are served from."""
 
     cluster_id: str
+    replica_id: str
     store: Store
     views: Views
     authority: ClusterAuthority
@@ -118,13 +120,14 @@ async def open_cluster(
     life = config.node_certificate_seconds
     rotation = AuthorityRotation(store, views, authority, audit, now_ms, certificate_life_ms=life * 1000)
     failed = FailedAuthentications(audit)
-    await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
+    replica_id = await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
     tasks.spawn(grant_keys.run(), name="rotate grant keys")
     tasks.spawn(rotation.run(), name="rotate the CA")
     tasks.spawn(audit.keep_trimmed(), name="trim the audit")
     tasks.spawn(failed.run(), name="write failed authentications")
     return Cluster(
         settings.cluster_id,
+        replica_id,
         store,
         views,
         authority,
@@ -149,8 +152,8 @@ async def _join_replicas(
     mesh_certificate: PortCertificate,
     closing: Closing,
     on_failure: Callable[[BaseException], None],
-) -> None:
-    """Tell the other replicas that this one lives, and what it knows."""
+) -> str:
+    """Tell the other replicas that this one lives, and what it knows; its id."""
     replica_id, started = new_replica_id(), now_ms()
 
     def describe() -> ReplicaRecord:
@@ -160,6 +163,7 @@ async def _join_replicas(
             tuple(sorted(views.grant_keys.items)),
             tuple(sorted(authority.ids)),
             issuer_id(mesh_certificate.current().certificate, authority.trusted.values()),
+            VERSION,
         )
 
     replica = Replica(store, describe, lease_seconds=config.lease_seconds)
@@ -170,6 +174,7 @@ async def _join_replicas(
     closing.append(calling(authority.subscribe(replica.changed)))
     replica.changed()
     keeping.spawn(replica.run(), name="keep it")
+    return replica_id
 
 
 async def _published(replica: Replica) -> None:

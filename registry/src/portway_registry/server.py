@@ -50,6 +50,7 @@ from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.services.discovery import Discovery
 from portway_registry.services.enrolment import Enrolment
+from portway_registry.services.health import Health, Surroundings
 from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
 from portway_registry.services.token_streams import TokenStreams
@@ -164,7 +165,7 @@ class Registry:
         ports = GrpcPorts(2 if config.admin_listen is None else 3, config.max_connections)
         self._closing.append(ports.close)
         await self._serve_nodes(ports, cluster, certificate)
-        reports = await self._serve_clients(ports, cluster, certificate, locator)
+        reports = await self._serve_clients(ports, cluster, certificate, locator, watched)
         if config.metrics_listen is not None:
             await self._serve_metrics(config.metrics_listen, cluster, reports, ports, watched)
         for servicer in ports.health:
@@ -212,7 +213,12 @@ class Registry:
         self._mesh_address = await port.serve(config.mesh_listen)
 
     async def _serve_clients(
-        self, ports: GrpcPorts, cluster: Cluster, certificate: CertificateFiles, locator: Locator
+        self,
+        ports: GrpcPorts,
+        cluster: Cluster,
+        certificate: CertificateFiles,
+        locator: Locator,
+        watched: Callable[[], dict[str, Watched]],
     ) -> Reports:
         config, store, views, audit = self._config, cluster.store, cluster.views, cluster.audit
         now_ms = cluster.now_ms
@@ -235,7 +241,17 @@ class Registry:
             authority=cluster.authority,
             now_ms=now_ms,
         )
-        admin = Admin(views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit)
+        around = Surroundings(
+            cluster.replica_id,
+            config.domain or "",
+            config.geoip,
+            locator,
+            watched,
+            ports.connections,
+            config.max_connections,
+        )
+        health = Health(store, views.replicas, audit, now_ms, around)
+        admin = Admin(views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit, health)
         identify = by_token(tokens, invitations)
 
         def add(key: str) -> tuple[GrpcPort, aio.Server]:

@@ -5,6 +5,7 @@ part.
 from collections import Counter
 
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_runtime.descriptors import usage
 
 from portway_relay.lifecycle import Lifecycle
 from portway_relay.metrics import MeshCounts, NodeCounts
@@ -26,6 +27,7 @@ class Report:
         """The node as registries and other nodes know it. Its port is open by then."""
         config, advertised = self._base.config, self._base.address.advertised
         loaded = self._base.certificates.current()
+        used, limit = usage()
         return NodeInfo(
             name=config.name,
             region=config.region,
@@ -47,6 +49,9 @@ class Report:
             authorities=loaded.authority_ids,
             certificate_authority=loaded.issuer,
             unaware_clients=self._serving.sessions.untold(loaded.authority_ids),
+            descriptors=limit,
+            descriptors_used=used,
+            links=self._routing.peers.links(),
         )
 
     def counts(self) -> NodeCounts:

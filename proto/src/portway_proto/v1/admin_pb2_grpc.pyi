@@ -67,6 +67,10 @@ class AdminStub:
     """
     RetireAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetireAuthorityRequest, _admin_pb2.RetireAuthorityResponse]
     """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use."""
+    GetHealth: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetHealthRequest, _admin_pb2.GetHealthResponse]
+    """What only a registry knows of itself, its store and the other registries. Answered also while the store is away."""
+    NoteBackup: _grpc.UnaryUnaryMultiCallable[_admin_pb2.NoteBackupRequest, _admin_pb2.NoteBackupResponse]
+    """Records that the store was backed up by other means than `portway-registry export`."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -107,6 +111,10 @@ class AdminAsyncStub(AdminStub):
     """
     RetireAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetireAuthorityRequest, _admin_pb2.RetireAuthorityResponse]  # type: ignore[assignment]
     """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use."""
+    GetHealth: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetHealthRequest, _admin_pb2.GetHealthResponse]  # type: ignore[assignment]
+    """What only a registry knows of itself, its store and the other registries. Answered also while the store is away."""
+    NoteBackup: _aio.UnaryUnaryMultiCallable[_admin_pb2.NoteBackupRequest, _admin_pb2.NoteBackupResponse]  # type: ignore[assignment]
+    """Records that the store was backed up by other means than `portway-registry export`."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -276,5 +284,21 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RetireAuthorityResponse, _abc.Awaitable[_admin_pb2.RetireAuthorityResponse]]:
         """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use."""
+
+    @_abc_1.abstractmethod
+    def GetHealth(
+        self,
+        request: _admin_pb2.GetHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetHealthResponse, _abc.Awaitable[_admin_pb2.GetHealthResponse]]:
+        """What only a registry knows of itself, its store and the other registries. Answered also while the store is away."""
+
+    @_abc_1.abstractmethod
+    def NoteBackup(
+        self,
+        request: _admin_pb2.NoteBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.NoteBackupResponse, _abc.Awaitable[_admin_pb2.NoteBackupResponse]]:
+        """Records that the store was backed up by other means than `portway-registry export`."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -42,13 +42,13 @@ class Archive:
 def encode(archive: Archive) -> Iterator[bytes]:
     """The file's lines, each with its end."""
     whole = hashlib.sha256()
-    header = {
+    header: dict[str, object] = {
         "portway_backup": VERSION,
         "cluster": archive.cluster,
         "made_at_ms": archive.made_at_ms,
         "by": archive.by,
     }
-    for line in (_line(one) for one in (header, *map(_told, archive.records))):
+    for line in map(_line, (header, *map(_told, archive.records))):
         whole.update(line)
         yield line
     yield _line({"records": len(archive.records), "sha256": whole.hexdigest()})
@@ -81,7 +81,7 @@ def parse(content: bytes) -> Archive:
     return Archive(cluster, made, by, records)
 
 
-def _told(record: Record) -> dict[str, str]:
+def _told(record: Record) -> dict[str, object]:
     try:
         return {"key": record.key, "text": record.value.decode("utf-8")}
     except UnicodeDecodeError:

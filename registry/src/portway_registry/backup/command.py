@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from portway_registry.errors import BackupUnreadable, ConfigError, StoreError
 from portway_registry.store.contract import Store
 from portway_registry.store.open import open_store
 from portway_registry.store.spec import EmbeddedSpec
+from portway_registry.version import VERSION
 
 # In place of a file: standard output or standard input.
 STREAM: Final = "-"
@@ -38,7 +38,7 @@ async def export(config: Config, target: str) -> None:
     if isinstance(spec, EmbeddedSpec) and (spec.path is None or not spec.path.is_file()):
         raise ConfigError(f"--store {config.store} names no file with a store: give that of the registry")
     async with _opened(config) as store:
-        by = f"portway-registry {version('portway-registry')}"
+        by = f"portway-registry {VERSION}"
         archive, living = await take(store, now_ms=time.time_ns() // 1_000_000, by=by)
         _write(target, b"".join(encode(archive)))
         await note_backup(store, archive.made_at_ms, records=len(archive.records), by=archive.by)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from grpc import aio
-from portway_proto.records import authority_ids, certificate_end, key_ids
+from portway_proto.records import authority_ids, certificate_end, key_ids, mesh_links
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
     Announce,
@@ -231,6 +231,9 @@ class NodeSession:
         self.info.authorities[:] = authority_ids(message.authorities)
         self.info.certificate_authority = "".join(authority_ids([message.certificate_authority]))
         self.info.unaware_clients = message.unaware_clients
+        self.info.descriptors, self.info.descriptors_used = message.descriptors, message.descriptors_used
+        del self.info.links[:]
+        self.info.links.extend(mesh_links(message.links))
         if message.state in NodeState.values():
             self.info.state = message.state or self.info.state
 

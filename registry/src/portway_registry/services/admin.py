@@ -15,6 +15,7 @@ from portway_registry.nodes.authority_rotation import AuthorityRotation
 from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.services.callers import current_caller
+from portway_registry.services.health import Health
 from portway_registry.services.pages import page
 from portway_registry.services.view_stream import stream_view
 from portway_registry.state.audit import Audit
@@ -62,6 +63,7 @@ class Admin(AdminServicer):
         grant_keys: GrantKeys,
         rotation: AuthorityRotation,
         audit: Audit,
+        health: Health,
     ) -> None:
         self._views = views
         self._orders = orders
@@ -71,6 +73,7 @@ class Admin(AdminServicer):
         self._grant_keys = grant_keys
         self._rotation = rotation
         self._audit = audit
+        self._health = health
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:  # noqa: N802
         found = {node.name: node for node in self._views.nodes.values() if request.region in ("", node.region)}
@@ -213,6 +216,13 @@ class Admin(AdminServicer):
     ) -> pb.RetireAuthorityResponse:
         found = await self._rotation.retire(request.id, force=request.force, by=current_caller.get().name)
         return pb.RetireAuthorityResponse(authority=_authority(found))
+
+    async def GetHealth(self, request: pb.GetHealthRequest, context: Any) -> pb.GetHealthResponse:  # noqa: N802
+        return await self._health.report()
+
+    async def NoteBackup(self, request: pb.NoteBackupRequest, context: Any) -> pb.NoteBackupResponse:  # noqa: N802
+        noted = await self._health.note_backup(request.by, actor=current_caller.get().name)
+        return pb.NoteBackupResponse(backup=noted)
 
 
 def _unchanged(node: NodeInfo) -> NodeInfo:

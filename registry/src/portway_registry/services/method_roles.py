@@ -38,6 +38,8 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Admin/ListAuthorities": Role.ADMIN,
     "/portway.v1.Admin/RotateAuthority": Role.ADMIN,
     "/portway.v1.Admin/RetireAuthority": Role.ADMIN,
+    "/portway.v1.Admin/GetHealth": Role.ADMIN,
+    "/portway.v1.Admin/NoteBackup": Role.ADMIN,
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/List": None,
 }

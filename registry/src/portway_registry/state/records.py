@@ -76,13 +76,14 @@ class GrantKeyRecord(msgspec.Struct, frozen=True):
 
 class ReplicaRecord(msgspec.Struct, frozen=True):
     """A registry replica that lives: the ids of the grant keys that it knows, of the CAs that it trusts, and of the one
-    that the certificate of its mesh port is from."""
+    that the certificate of its mesh port is from; its release, "" for one that does not say."""
 
     id: str
     started_at_ms: int = 0
     grant_keys: tuple[str, ...] = ()
     authorities: tuple[str, ...] = ()
     certificate_authority: str = ""
+    version: str = ""
 
 
 class Order(StrEnum):
@@ -241,8 +242,16 @@ def decode_node(value: bytes) -> NodeInfo:
     return _parse(NodeInfo(), value)
 
 
-# The fields of a node's record that say what it knows, which only registries use.
-FOR_REGISTRIES: Final = ("grant_keys", "authorities", "certificate_authority", "unaware_clients")
+# The fields of a node's record that say what it knows and how it is, which only registries use.
+FOR_REGISTRIES: Final = (
+    "grant_keys",
+    "authorities",
+    "certificate_authority",
+    "unaware_clients",
+    "descriptors",
+    "descriptors_used",
+    "links",
+)
 
 
 def is_ready(node: NodeInfo) -> bool:

@@ -331,4 +331,7 @@ class RegistryStream:
             authorities=node.authorities,
             certificate_authority=node.certificate_authority,
             unaware_clients=node.unaware_clients,
+            descriptors=node.descriptors,
+            descriptors_used=node.descriptors_used,
+            links=node.links,
         )
