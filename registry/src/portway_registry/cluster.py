@@ -54,6 +54,7 @@ class Cluster:
     """What all ports are served from."""
 
     cluster_id: str
+    created_at_ms: int
     replica_id: str
     store: Store
     views: Views
@@ -127,6 +128,7 @@ async def open_cluster(
     tasks.spawn(failed.run(), name="write failed authentications")
     return Cluster(
         settings.cluster_id,
+        settings.created_at_ms,
         replica_id,
         store,
         views,

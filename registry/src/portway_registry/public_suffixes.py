@@ -45,7 +45,7 @@ class SuffixCheck:
 def separates_tenants(domain: str) -> bool:
     """Whether browsers take the tunnels of each tenant for a site of its own; True for a domain that cannot be public.
     For another one it takes some 80 ms, as it reads the list."""
-    return not _can_be_public(domain) or _is_listed(domain)
+    return not can_be_public(domain) or _is_listed(domain)
 
 
 def _is_listed(domain: str) -> bool:
@@ -56,6 +56,7 @@ def _is_listed(domain: str) -> bool:
     return rules.is_public(f"{_ANY_REGION}.{domain}")
 
 
-def _can_be_public(domain: str) -> bool:
+def can_be_public(domain: str) -> bool:
+    """Whether a domain can be one of the Internet's, by its last part."""
     top = domain.rpartition(".")[2]
     return top != domain and top not in _NEVER_PUBLIC and domain != _HOME and not domain.endswith(f".{_HOME}")

@@ -243,6 +243,7 @@ class Registry:
         )
         around = Surroundings(
             cluster.replica_id,
+            cluster.created_at_ms,
             config.domain or "",
             config.geoip,
             locator,

@@ -29,9 +29,11 @@ _LONGEST_BY: Final = 100  # characters
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the process was started with, and what it makes of it. `watched`: its certificates, by name."""
+    """What the process was started with, and what it makes of it. `watched`: its certificates, by name.
+    created_at_ms: when the cluster was made."""
 
     replica_id: str
+    created_at_ms: int
     domain: str
     geoip: Path | None
     locator: Locator
@@ -86,6 +88,7 @@ class Health:
             descriptors_used=used,
             max_connections=around.max_connections,
             wanted_connections=around.wanted_connections,
+            created_at_ms=around.created_at_ms,
         )
 
     async def note_backup(self, made_by: str, *, actor: str) -> pb.BackupInfo:
