@@ -44,10 +44,10 @@ def test_a_cluster_that_is_well_is_green_in_seconds(make_mesh: MakeMesh, trio: E
         assert (code, told["worst"]) == (0, None)
         assert told["took_s"] < 5
         assert [check["check"] for check in told["checks"] if check["skipped"]] == []
-        assert len(told["checks"]) == 11
+        assert len(told["checks"]) == 12
         text = doctor.text()
         assert text.splitlines()[0].split() == ["registry", "ok"]
-        assert "11 checks in" in text
+        assert "12 checks in" in text
         assert "nothing found" in text
     for tunnel in tunnels:
         tunnel.leave()
@@ -108,7 +108,7 @@ def test_without_a_registry_the_rest_is_looked_at(make_mesh: MakeMesh) -> None:
         code, told = Doctor(mesh, "--resolver", at, "--domain", "localhost")()
     assert code == 11
     assert {kind for kind, _ in kinds(told)} == {"registry-no-answer", "registry-unreached"}
-    assert [check["check"] for check in told["checks"]] == ["registry", "names", "visitors"]
+    assert [check["check"] for check in told["checks"]] == ["registry", "names", "clients"]
 
 
 def test_a_registry_of_before_is_looked_at(make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from portway_runtime.endpoints import Endpoint, is_dns_name
 
 from portway_registry.doctor.certificates import judge_certificates
-from portway_registry.doctor.check import Check, Skipped
+from portway_registry.doctor.check import Check
+from portway_registry.doctor.clients import attach, judge_clients
 from portway_registry.doctor.clocks import judge_clocks
 from portway_registry.doctor.facts import ClusterFacts
 from portway_registry.doctor.finding import Finding, Severity
@@ -39,7 +40,7 @@ def checks_of(facts: ClusterFacts | None, domain: str, around: Surroundings) -> 
     """facts: None when no registry answered; `domain` is what is known then, "" for nothing."""
     if facts is None:
         known = ClusterFacts(None, (), (), (), time.time_ns() // 1_000_000, 0.0, domain)
-        return [_names(known, around), _visitors(known, around)]
+        return [_names(known, around), _clients(known, around)]
     return [
         _judged("clocks", lambda: judge_clocks(facts)),
         _judged("versions", lambda: judge_versions(facts, around.release)),
@@ -48,6 +49,7 @@ def checks_of(facts: ClusterFacts | None, domain: str, around: Surroundings) -> 
         _judged("nodes", lambda: judge_nodes(facts)),
         _judged("links", lambda: judge_links(facts)),
         _names(facts, around),
+        _clients(facts, around),
         _visitors(facts, around),
         _judged("upkeep", lambda: judge_upkeep(facts)),
         Check("public suffix", _suffix(facts.domain)),
@@ -93,11 +95,17 @@ def _is_name(host: str) -> bool:
     return is_dns_name(host) and "." in host and not host.replace(".", "").isdigit()
 
 
+def _clients(facts: ClusterFacts, around: Surroundings) -> Check:
+    async def look() -> list[Finding]:
+        found = await attach(facts, around.resolver, around.registries, around.ca)
+        return judge_clients(found, now_s=time.time())
+
+    return Check("clients", look)
+
+
 def _visitors(facts: ClusterFacts, around: Surroundings) -> Check:
     async def look() -> list[Finding]:
-        if not around.registries and not facts.nodes:
-            raise Skipped("there is nothing to connect to")
-        found = await meet(facts, around.resolver, around.registries, around.ca)
+        found = await meet(facts, around.resolver, around.ca)
         return judge_visitors(found, now_s=time.time())
 
     return Check("visitors", look)

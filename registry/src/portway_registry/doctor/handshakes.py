@@ -8,12 +8,14 @@ import errno
 import os
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from portway_runtime.endpoints import Endpoint
 
+AT_ONCE: Final = 32  # of one check
 _LIMIT: Final = 5.0  # seconds: ten of the longest round trips on Earth, and a slow machine
 _ALPN: Final = ("h2", "http/1.1")
 # What a machine without the address's family says.
@@ -70,10 +72,10 @@ async def shake_hands(at: Endpoint, name: str, context: ssl.SSLContext) -> Hands
 _NEVER: Final = time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(0))
 
 
-def trusting(ca: bytes | None, *, system: bool) -> ssl.SSLContext:
+def trusting(ca: bytes | None, *, system: bool, alpn: Sequence[str] = _ALPN) -> ssl.SSLContext:
     """A context that trusts these CAs (PEM), and the system's if `system`. Raises ssl.SSLError for a file of none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.set_alpn_protocols(list(_ALPN))
+    context.set_alpn_protocols(list(alpn))
     if system:
         context.load_default_certs()
     if ca is not None:

@@ -1,5 +1,4 @@
-"""What visitors meet: each node's public port, in each address family, by the name of a tunnel of each region; and the
-registry's port, as clients and operators reach it.
+"""What visitors meet: each node's public port, in each address family, by the name of a tunnel of each region.
 
 A node answers only names of tunnels that are open, so certificates are seen where there is one: it gets a connection
 that is closed after the handshake. A node that refuses an unknown name has been reached.
@@ -18,11 +17,10 @@ from portway_runtime.endpoints import Endpoint
 from portway_registry.doctor.certificates import ends, how_soon
 from portway_registry.doctor.facts import ClusterFacts, unknown_label
 from portway_registry.doctor.finding import Finding, Severity
-from portway_registry.doctor.handshakes import Handshake, How, shake_hands, trusting
+from portway_registry.doctor.handshakes import AT_ONCE, Handshake, How, shake_hands, trusting
 from portway_registry.doctor.resolver import Addresses, Resolver
 from portway_registry.public_suffixes import can_be_public
 
-_AT_ONCE: Final = 32  # handshakes
 _AGAIN_AFTER: Final = 1.0  # seconds
 
 
@@ -39,21 +37,16 @@ class NodeVisit:
 @dataclass(frozen=True, slots=True)
 class VisitorFacts:
     """hosts: what nodes' addresses resolve to, by node. only_by_file: the zones whose certificates only the CA file of
-    --ca trusts. registry: the handshakes at the registry's addresses; registry_hosts: what its names resolve to."""
+    --ca trusts."""
 
     hosts: Mapping[str, Addresses]
     visits: Sequence[NodeVisit]
     only_by_file: frozenset[str]
-    registry_hosts: Sequence[Addresses]
-    registry: Sequence[Handshake]
 
 
-async def meet(
-    facts: ClusterFacts, resolver: Resolver, registries: Sequence[Endpoint], ca: bytes | None
-) -> VisitorFacts:
-    """Do all handshakes. registries: as this command names them; empty to leave them out. ca: PEM, trusted beside the
-    system's."""
-    slots = asyncio.Semaphore(_AT_ONCE)
+async def meet(facts: ClusterFacts, resolver: Resolver, ca: bytes | None) -> VisitorFacts:
+    """Do all handshakes. ca: PEM, trusted beside the system's."""
+    slots = asyncio.Semaphore(AT_ONCE)
     both, by_system = trusting(ca, system=True), trusting(None, system=True)
 
     async def visit(node: NodeInfo, address: str, zone: str, host: str) -> NodeVisit:
@@ -69,10 +62,6 @@ async def meet(
         async with slots:
             return (await shake_hands(at, name, by_system)).how is not How.UNTRUSTED
 
-    async def reach(endpoint: Endpoint, address: str) -> Handshake:
-        async with slots:
-            return await shake_hands(Endpoint(address, endpoint.port), endpoint.host.strip("[]"), both)
-
     hosts = dict(
         zip(
             [node.name for node in facts.nodes],
@@ -80,32 +69,22 @@ async def meet(
             strict=True,
         )
     )
-    registry_hosts = await asyncio.gather(*(resolver.addresses(one.host) for one in registries))
-    visits, registry = await asyncio.gather(
-        asyncio.gather(
-            *(
-                visit(node, address, zone, host)
-                for node in facts.nodes
-                for address in hosts[node.name].all
-                for zone, host in (facts.tunnels or {f"{node.region}.{facts.domain}": ""}).items()
-            )
-        ),
-        asyncio.gather(
-            *(
-                reach(endpoint, address)
-                for endpoint, found in zip(registries, registry_hosts, strict=True)
-                for address in found.all
-            )
-        ),
+    visits = await asyncio.gather(
+        *(
+            visit(node, address, zone, host)
+            for node in facts.nodes
+            for address in hosts[node.name].all
+            for zone, host in (facts.tunnels or {f"{node.region}.{facts.domain}": ""}).items()
+        )
     )
     shown = {one.zone: one.handshake for one in visits if one.handshake.how is How.DONE} if ca is not None else {}
     trusted = await asyncio.gather(*(is_trusted_by_system(one.at, one.name) for one in shown.values()))
     only_by_file = frozenset(zone for zone, is_trusted in zip(shown, trusted, strict=True) if not is_trusted)
-    return VisitorFacts(hosts, visits, only_by_file, registry_hosts, registry)
+    return VisitorFacts(hosts, visits, only_by_file)
 
 
 def judge_visitors(found: VisitorFacts, *, now_s: float) -> list[Finding]:
-    """By node, by zone, and the registry; ends of certificates by this machine's clock."""
+    """By node and by zone; ends of certificates by this machine's clock."""
     findings = [
         Finding(
             "node-name-unresolved",
@@ -138,7 +117,25 @@ def judge_visitors(found: VisitorFacts, *, now_s: float) -> list[Finding]:
         for zone in sorted(found.only_by_file)
         if can_be_public(zone)
     ]
-    return findings + _judge_registry(found, now_s)
+    return findings + _judge_families(found.visits)
+
+
+def _judge_families(visits: Iterable[NodeVisit]) -> list[Finding]:
+    """Addresses of a family that this machine does not have."""
+    untried = sorted({str(one.handshake.at) for one in visits if one.handshake.how is How.NO_FAMILY})
+    if not untried:
+        return []
+    family = "IPv6" if untried[0].startswith("[") else "IPv4"
+    return [
+        Finding(
+            "family-not-tried",
+            Severity.NOTE,
+            "this machine",
+            f"This machine has no {family}: {len(untried)} addresses of nodes were not tried.",
+            "Whether visitors with such an address get through is not known.",
+            f"Repeat `portway-admin doctor` on a machine that has {family}.",
+        )
+    ]
 
 
 def _judge_reach(node: str, handshakes: Sequence[Handshake]) -> list[Finding]:
@@ -223,60 +220,3 @@ def _judge_ends(visits: Iterable[NodeVisit], now_s: float) -> list[Finding]:
         )
         for (zone, end_s), (severity, nodes) in soon.items()
     ]
-
-
-def _judge_registry(found: VisitorFacts, now_s: float) -> list[Finding]:
-    findings = [
-        Finding(
-            "registry-unresolved",
-            Severity.ERROR,
-            host.name,
-            f"The registry's name {host.name} does not resolve: {host.failure}.",
-            "Clients that do not know a node yet find none.",
-            "Correct the records of that name.",
-        )
-        for host in found.registry_hosts
-        if not host.all
-    ]
-    tried = [one for one in found.registry if one.how is not How.NO_FAMILY]
-    works = any(one.how is How.DONE for one in tried)
-    for one in tried:
-        if one.how is How.DONE:
-            severity = how_soon(one.end_s, now_s, one.end_s - one.begins_s)
-            if severity is not None:
-                findings.append(
-                    Finding(
-                        "registry-ends",
-                        severity,
-                        str(one.at),
-                        f"The certificate that the registry shows at {one.at} {ends(one.end_s, now_s)}.",
-                        "Clients and operators refuse it after that.",
-                        "Put a new certificate in the place of its --tls-cert: it is loaded within seconds.",
-                    )
-                )
-        elif one.how is How.UNREACHED:
-            findings.append(
-                Finding(
-                    "registry-unreached",
-                    Severity.WARNING if works else Severity.ERROR,
-                    str(one.at),
-                    f"The registry takes no connection at {one.at}: {one.reason}.",
-                    "Clients try its next address, and lose time."
-                    if works
-                    else "Clients find no node, unless they know one.",
-                    "Start it there (`systemctl status portway-registry`), open the port, or take the address out of "
-                    "the records of its name.",
-                )
-            )
-        else:
-            findings.append(
-                Finding(
-                    "registry-untrusted",
-                    Severity.ERROR,
-                    str(one.at),
-                    f"What the registry shows at {one.at} for {one.name} is refused: {one.reason}.",
-                    "Clients and operators do not talk to it.",
-                    f"Put a certificate for {one.name} in the place of its --tls-cert, or name its CA with --ca.",
-                )
-            )
-    return findings
