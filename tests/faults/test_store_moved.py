@@ -43,9 +43,11 @@ class RawOnlooker(GoingOn):
             self.answers[answered_raw(*self._visited)] += 1
 
 
-def registry(*arguments: str) -> None:
+def registry(*arguments: str) -> str:
+    """Run the program; what it tells."""
     ended = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
+    return ended.stderr
 
 
 def move(mesh: Cluster, new: str, backup: Path) -> None:
@@ -132,7 +134,8 @@ def test_a_back_up_brings_a_cluster_back(
     with named("own") as own:
         epoch = epoch_of(mesh.admin, own)
         backup = tmp_path / "cluster.backup"
-        registry("export", "--store", f"etcd:{etcd.url}", str(backup))
+        told = registry("export", "--store", f"etcd:{etcd.url}", str(backup))
+        assert "registries use this store (1)" in told
         later = mesh.admin.create_token(admin_pb2.CreateTokenRequest(tenant="x", role=admin_pb2.ROLE_ADMIN))
         mesh.stop_registry()
         etcd.clear()

@@ -20,6 +20,7 @@ from portway_registry.access.bootstrap import bootstrap
 from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.access.grant_keys import GrantKeys
 from portway_registry.access.grants import Grants
+from portway_registry.backup.daily import DailyBackups
 from portway_registry.config import Config
 from portway_registry.errors import StoreFull, StoreUnavailable
 from portway_registry.nodes.authority_rotation import AuthorityRotation
@@ -126,6 +127,8 @@ async def open_cluster(
     tasks.spawn(rotation.run(), name="rotate the CA")
     tasks.spawn(audit.keep_trimmed(), name="trim the audit")
     tasks.spawn(failed.run(), name="write failed authentications")
+    if config.backup_dir is not None:
+        tasks.spawn(DailyBackups(store, config.backup_dir, now_ms).run(), name="back the store up")
     return Cluster(
         settings.cluster_id,
         settings.created_at_ms,

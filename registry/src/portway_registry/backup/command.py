@@ -48,8 +48,8 @@ async def export(config: Config, target: str) -> None:
     )
     if living and not isinstance(spec, EmbeddedSpec):
         _tell(
-            f"{living} registries use this store: what changes from now on is not in the back-up. To move the cluster, "
-            "stop them and export again"
+            f"registries use this store ({living}): what changes from now on is not in the back-up. To move the "
+            "cluster, stop them and export again"
         )
 
 

@@ -17,6 +17,7 @@ from portway_registry.state.records import BackupRecord, SettingsRecord, decoder
 from portway_registry.store.contract import NO_LEASE, Delete, Entry, Put, Store
 
 _read_settings: Final = decoder(SettingsRecord)
+_read_backup: Final = decoder(BackupRecord)
 # Of the store itself, and not of the cluster in it.
 _NOT_MOVED: Final = frozenset({keys.BACKUP, keys.IMPORTING})
 
@@ -41,6 +42,15 @@ async def take(store: Store, *, now_ms: int, by: str) -> tuple[Archive, int]:
 async def note_backup(store: Store, at_ms: int, *, records: int, by: str) -> None:
     """Remember that the store was backed up. Raises StoreUnavailable."""
     await store.put(keys.BACKUP, encode(BackupRecord(at_ms, records, by)))
+
+
+async def last_backup(store: Store) -> BackupRecord | None:
+    """The last one that is recorded; a record that cannot be read is none. Raises StoreUnavailable."""
+    entry = await store.get(keys.BACKUP)
+    try:
+        return None if entry is None else _read_backup(entry.value)
+    except ValueError:
+        return None
 
 
 async def fill(store: Store, archive: Archive, *, replace: str = "", is_shared: bool) -> None:
@@ -86,7 +96,7 @@ def _demand_free(found: Sequence[Entry], replace: str, *, is_shared: bool) -> No
     if not found:
         return
     if is_shared and (living := _replicas(found)):
-        raise StoreInUse(f"{living} registries live on this store: stop them first, or wait until their leases end")
+        raise StoreInUse(f"registries live on this store ({living}): stop them, and wait until their leases have ended")
     cluster = _cluster_of(found)
     if replace != cluster:
         raise StoreInUse(

@@ -16,7 +16,7 @@ _BACKUP_LATE_MS: Final = 30 * _DAY_MS
 _FILE_OLD_MS: Final = 90 * _DAY_MS
 _TABLE_OLD_MS: Final = 270 * _DAY_MS
 _MUCH_OLDER: Final = 2
-_BACKUP: Final = "`portway-registry export FILE`, or etcd's snapshot and `portway-admin backup note`: docs/backup.md."
+_BACKUP: Final = "Set --backup-dir, or `portway-registry export FILE`: docs/backup.md."
 
 
 def judge_upkeep(facts: ClusterFacts) -> list[Finding]:

@@ -14,16 +14,14 @@ from portway_proto.v1 import admin_pb2 as pb
 from portway_runtime.descriptors import usage
 from portway_runtime.expiry import Watched
 
-from portway_registry.backup.moving import note_backup
+from portway_registry.backup.moving import last_backup, note_backup
 from portway_registry.errors import InvalidRequest, StoreUnavailable
-from portway_registry.state import keys
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import BackupRecord, ReplicaRecord, decoder
+from portway_registry.state.records import BackupRecord, ReplicaRecord
 from portway_registry.state.views import View
 from portway_registry.store.contract import MemberHealth, Store, StoreHealth
 from portway_registry.version import VERSION
 
-_read_backup: Final = decoder(BackupRecord)
 _LONGEST_BY: Final = 100  # characters
 
 
@@ -102,9 +100,8 @@ class Health:
 
     async def _backup(self) -> BackupRecord | None:
         try:
-            entry = await self._store.get(keys.BACKUP)
-            return None if entry is None else _read_backup(entry.value)
-        except (StoreUnavailable, ValueError):  # the store's own failure is told; an unreadable record is none
+            return await last_backup(self._store)
+        except StoreUnavailable:  # which is told by itself
             return None
 
 
