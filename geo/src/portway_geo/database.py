@@ -46,10 +46,11 @@ def open_locator(path: Path | None) -> Locator:
 class Database:
     """A Locator over an open .mmdb file."""
 
-    def __init__(self, path: Path, lookup: _Lookup, close: Callable[[], None]) -> None:
+    def __init__(self, path: Path, lookup: _Lookup, close: Callable[[], None], made_at: int) -> None:
         self._path = path
         self._lookup = lookup
         self._close = close
+        self._made_at = made_at
         self._damage_logged = False
 
     async def load(self) -> None:
@@ -69,6 +70,10 @@ class Database:
                 self._damage_logged = True
                 logger.warning("geoip file is damaged, some clients are not located: %s: %s", self._path, error)
             return None
+
+    def made_at(self) -> int:
+        """As Locator.made_at."""
+        return self._made_at
 
     def close(self) -> None:
         """As Locator.close."""
@@ -99,15 +104,16 @@ def _database(path: Path, reader: "maxminddb.Reader") -> Database:
     """The open file with the lookup of its layout."""
     import maxminddb
 
-    database_type = reader.metadata().database_type
+    metadata = reader.metadata()
+    database_type, made_at = metadata.database_type, max(0, metadata.build_epoch)
     try:
         sample = [record for _, record in islice(reader, _SAMPLED_RECORDS) if isinstance(record, dict)]
     except (maxminddb.InvalidDatabaseError, ValueError) as error:
         raise GeoError(f"the GeoIP file {path} is damaged ({error}): fetch it again") from error
     if any("latitude" in record for record in sample):
-        return Database(path, _flat_lookup(reader), reader.close)
+        return Database(path, _flat_lookup(reader), reader.close, made_at)
     if any("location" in record for record in sample) and ("City" in database_type or "Enterprise" in database_type):
-        return Database(path, _city_lookup(reader), reader.close)
+        return Database(path, _city_lookup(reader), reader.close, made_at)
     raise GeoError(f"the GeoIP file {path} is of type {database_type!r} and has no positions in it: {_ADVICE}")
 
 

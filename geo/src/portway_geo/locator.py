@@ -29,6 +29,10 @@ class Locator(Protocol):
         """
         ...
 
+    def made_at(self) -> int:
+        """When the data was made, in seconds since the Unix epoch; 0 when it does not say, and before it is loaded."""
+        ...
+
     def close(self) -> None:
         """Close files; `locate` is not called after this. Further calls do nothing."""
         ...

@@ -8,12 +8,14 @@ how the table is made from its source (table_builder.py, scripts/build_geoip_tab
 import asyncio
 import json
 import lzma
+import re
 import struct
 import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from itertools import accumulate, islice
 from typing import Any, Final
@@ -30,6 +32,7 @@ IPV6_BITS: Final = 128
 _PACKAGE: Final = "portway_geo"
 _FILE: Final = "dbip-city-lite.xz"
 _IPV4_BYTES: Final = IPV4_BITS // 8
+_DATED: Final = re.compile(r" \d+\.\d+\.(\d{8})\d*\b")  # of the package's version: year, month, day, and more
 _LENGTH: Final = struct.Struct(">I")
 _MAX_DIFFERENCE: Final = 0xFFFF_FFFF  # u32
 _MAX_CELLS: Final = 0x1_0000  # u16
@@ -82,8 +85,22 @@ class EmbeddedTable:
         run = bisect_right(runs.starts, step) - 1
         return table.positions[runs.cells[run]] if run >= 0 else None
 
+    def made_at(self) -> int:
+        """As Locator.made_at."""
+        return 0 if self._table is None else made_at(self._table.source)
+
     def close(self) -> None:
         """As Locator.close; a table has no open file."""
+
+
+def made_at(source: str) -> int:
+    """When the data of a source was made, in seconds since the Unix epoch, by the date in the version of its package;
+    0 when it names none."""
+    found = _DATED.search(source)
+    try:
+        return int(datetime.strptime(found[1], "%Y%m%d").replace(tzinfo=UTC).timestamp()) if found else 0
+    except ValueError:
+        return 0
 
 
 def read_table() -> Table:

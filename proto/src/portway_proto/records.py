@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
-from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
+from portway_proto.v1.types_pb2 import MeshLink, NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
 from portway_proto.wire.labels import is_label
 from portway_proto.wire.limits import CLAIM_ID_SIZE, MAX_CLAIM, MAX_CLAIMS
 
 if TYPE_CHECKING:
     from portway_proto.v1.mesh_pb2 import AnnouncedSession  # imported late: clients have none, and it takes 0.6 ms
 
-# A NodeInfo that has its form takes at most 1,500 bytes and those of its zones, of which a node of a usual cluster has
-# some ten: 2,000 nodes fit into gRPC's 4 MiB. A TunnelInfo takes 700 and
-# its claim and ticket.
+# A NodeInfo that has its form takes at most 1,500 bytes, those of its zones, of which a node of a usual cluster has
+# some ten, and its links, which only registries have, up to 12,000 in a large mesh: 2,000 nodes fit into gRPC's 4 MiB.
+# A TunnelInfo takes 700 and its claim and ticket.
 _DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DNS_LABEL_OR_NONE: Final = re.compile(rf"(?:{_DNS_LABEL.pattern})?")
 # A DNS name, or an IP address with or without brackets.
@@ -47,6 +47,9 @@ MAX_REACH_FAILURE: Final = 300  # bytes
 MAX_GRANT_KEYS: Final = 32
 # CAs that a node trusts: two while one is replaced.
 MAX_AUTHORITIES: Final = 8
+# Links to other nodes that a node names, some 30 bytes each; in a larger mesh those that are worst.
+MAX_LINKS: Final = 64
+MAX_LINK_FAILURE: Final = 100  # bytes
 _AUTHORITY: Final = re.compile(r"[0-9a-f]{16}")
 # Of a node: two of each family, and room.
 MAX_ADDRESSES: Final = 8
@@ -98,6 +101,9 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         dns=sent.dns,
         zones=zone_names(sent.zones),
         dns_version=sent.dns_version,
+        descriptors=sent.descriptors,
+        descriptors_used=sent.descriptors_used,
+        links=mesh_links(sent.links),
     )
 
 
@@ -125,6 +131,19 @@ def ip_addresses(sent: Iterable[str]) -> list[str]:
 def zone_names(sent: Iterable[str]) -> list[str]:
     """Those that have the form of a zone in lower case, sorted, MAX_ZONES at most."""
     return sorted({one for one in islice(sent, MAX_ZONES) if _ZONE.fullmatch(one)})
+
+
+def mesh_links(sent: Iterable[MeshLink]) -> list[MeshLink]:
+    """Those to a node whose name has its form, with known fields only, MAX_LINKS at most."""
+    return [
+        MeshLink(
+            node=one.node,
+            round_trip_us=one.round_trip_us,
+            failure=cut_printable(one.failure, MAX_LINK_FAILURE),
+        )
+        for one in islice(sent, MAX_LINKS)
+        if _DNS_LABEL.fullmatch(one.node)
+    ]
 
 
 def tunnel_record(sent: TunnelInfo) -> TunnelInfo:

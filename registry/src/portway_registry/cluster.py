@@ -22,6 +22,7 @@ from portway_registry.access.grant_keys import GrantKeys
 from portway_registry.access.grants import Grants
 from portway_registry.acme.held import HeldCertificates, open_held
 from portway_registry.acme.wrapping import WrappingKey
+from portway_registry.backup.daily import DailyBackups
 from portway_registry.config import Config
 from portway_registry.dns.board import DnsBoard
 from portway_registry.dns.challenges import Challenges
@@ -41,6 +42,7 @@ from portway_registry.state.views import Views
 from portway_registry.store.contract import Store
 from portway_registry.store.open import open_store
 from portway_registry.tunnels.quota import Quota
+from portway_registry.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Cluster:
     """What all ports are served from."""
 
     cluster_id: str
+    created_at_ms: int
     store: Store
     views: Views
     authority: ClusterAuthority
@@ -145,8 +148,11 @@ async def open_cluster(
     tasks.spawn(audit.keep_trimmed(), name="trim the audit")
     tasks.spawn(failed.run(), name="write failed authentications")
     tasks.spawn(upkeep.run(), name="name the name servers")
+    if config.backup_dir is not None:
+        tasks.spawn(DailyBackups(store, config.backup_dir, now_ms).run(), name="back the store up")
     return Cluster(
         settings.cluster_id,
+        settings.created_at_ms,
         store,
         views,
         authority,
@@ -187,6 +193,7 @@ async def _join_replicas(
             tuple(sorted(views.grant_keys.items)),
             tuple(sorted(authority.ids)),
             issuer_id(mesh_certificate.current().certificate, authority.trusted.values()),
+            VERSION,
         )
 
     replica = Replica(store, describe, lease_seconds=config.lease_seconds)

@@ -143,6 +143,13 @@ SETTINGS: Final = SettingTable(
             _FILE,
         ),
         Setting(
+            "backup_dir",
+            Path,
+            "folder to which a back-up of the store is written each day, with the cluster's private keys; the newest "
+            "14 are kept. Off by default",
+            "DIR",
+        ),
+        Setting(
             "metrics_listen",
             _listen_address,
             "address to serve /metrics and /healthz at (plain HTTP); off by default",
@@ -217,6 +224,7 @@ class Config:
     etcd_password_file: Path | None = None
     geoip: Path | None = None
     admin_token_file: Path | None = None
+    backup_dir: Path | None = None
     metrics_listen: Endpoint | None = None
     ready_file: Path | None = None
     lease_seconds: int = 15

@@ -5,8 +5,10 @@ RegistryError
 ├── StoreError             the store did not do what was asked
 │   ├── StoreUnavailable   it cannot be reached now; a write may or may not have happened
 │   │   └── StoreFull      it has no room for a write, which has not happened
+│   ├── StoreInUse         a store that an import would overwrite
 │   ├── LeaseLost          the lease is unknown or has run out
 │   └── Compacted          a watch asked for revisions that are gone: list again, watch from there
+├── BackupUnreadable       a file that is no whole back-up
 ├── CallError              a refused call; its text is sent to the caller and says what to do
 │   ├── NotAuthenticated   the caller cannot be identified
 │   │   ├── TokenMissing, TokenMalformed, TokenUnknown, TokenRevoked
@@ -58,6 +60,10 @@ class StoreFull(StoreUnavailable):
     """The store has no room for a write, which has not happened. Reads are answered."""
 
 
+class StoreInUse(StoreError):
+    """The store has a cluster, or a registry lives on it; says which, and what to do."""
+
+
 class LeaseLost(StoreError):
     """The lease is unknown to the store, or has run out."""
 
@@ -71,6 +77,10 @@ class Compacted(StoreError):
     def __init__(self, revision: int) -> None:
         super().__init__(f"revisions before {revision} were compacted: list again and watch from there")
         self.revision = revision
+
+
+class BackupUnreadable(RegistryError):
+    """A file that is no back-up, or not a whole one."""
 
 
 class PkiError(RegistryError):

@@ -61,6 +61,11 @@ class GrpcPorts:
         self._ports: dict[str, GrpcPort] = {}
 
     @property
+    def connections(self) -> int:
+        """Connections of known callers that each port holds."""
+        return self._limits.known
+
+    @property
     def health(self) -> list[health.aio.HealthServicer]:
         return [port.health for port in self._ports.values()]
 

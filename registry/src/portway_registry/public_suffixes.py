@@ -29,7 +29,7 @@ class SuffixCheck:
         if self._was_told:
             return
         self._was_told = True
-        if not _can_be_public(domain) or _is_listed(domain):
+        if separates_tenants(domain):
             return
         logger.warning(
             "*.%s is not on the Public Suffix List: for browsers the tunnels of all tenants are one site and can set "
@@ -42,6 +42,12 @@ class SuffixCheck:
         )
 
 
+def separates_tenants(domain: str) -> bool:
+    """Whether browsers take the tunnels of each tenant for a site of its own; True for a domain that cannot be public.
+    For another one it takes some 80 ms, as it reads the list."""
+    return not can_be_public(domain) or _is_listed(domain)
+
+
 def _is_listed(domain: str) -> bool:
     from publicsuffixlist import PublicSuffixList
 
@@ -50,6 +56,7 @@ def _is_listed(domain: str) -> bool:
     return rules.is_public(f"{_ANY_REGION}.{domain}")
 
 
-def _can_be_public(domain: str) -> bool:
+def can_be_public(domain: str) -> bool:
+    """Whether a domain can be one of the Internet's, by its last part."""
     top = domain.rpartition(".")[2]
     return top != domain and top not in _NEVER_PUBLIC and domain != _HOME and not domain.endswith(f".{_HOME}")

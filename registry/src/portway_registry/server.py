@@ -57,6 +57,7 @@ from portway_registry.services.admin import Admin
 from portway_registry.services.callers import by_certificate, by_token
 from portway_registry.services.discovery import Discovery
 from portway_registry.services.enrolment import Enrolment
+from portway_registry.services.health import Health, Surroundings
 from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
 from portway_registry.services.token_streams import TokenStreams
@@ -194,7 +195,7 @@ class Registry:
         self._closing.append(ports.close)
         await self._serve_nodes(ports, cluster, certificate)
         wishes = None if obtaining is None else obtaining.wishes
-        reports = await self._serve_clients(ports, cluster, certificate, locator, wishes)
+        reports = await self._serve_clients(ports, cluster, certificate, locator, watched, wishes)
         if config.metrics_listen is not None:
             await self._serve_metrics(config.metrics_listen, cluster, reports, ports, watched, obtaining)
         for servicer in ports.health:
@@ -269,6 +270,7 @@ class Registry:
         cluster: Cluster,
         certificate: PortCertificate,
         locator: Locator,
+        watched: Callable[[], dict[str, Watched]],
         wishes: OperatorWishes | None,
     ) -> Reports:
         config, store, views, audit = self._config, cluster.store, cluster.views, cluster.audit
@@ -293,8 +295,29 @@ class Registry:
             now_ms=now_ms,
         )
         dns = StaticRecords(store, views, cluster.dns, audit, now_ms)
+        around = Surroundings(
+            cluster.replica.id,
+            cluster.created_at_ms,
+            config.domain or "",
+            config.geoip,
+            locator,
+            watched,
+            ports.connections,
+            config.max_connections,
+        )
+        health = Health(store, views.replicas, audit, now_ms, around)
         admin = Admin(
-            views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit, dns, wishes
+            views,
+            orders,
+            tokens,
+            tenants,
+            invitations,
+            cluster.grant_keys,
+            cluster.rotation,
+            audit,
+            dns,
+            wishes,
+            health,
         )
         identify = by_token(tokens, invitations)
         headers = NodeHeaders(cluster.replica.id, cluster.hub.front_key.accepted, now_ms)

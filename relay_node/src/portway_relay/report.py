@@ -5,6 +5,7 @@ part.
 from collections import Counter
 
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_runtime.descriptors import usage
 
 from portway_relay.dns.server import DnsServer
 from portway_relay.lifecycle import Lifecycle
@@ -30,6 +31,7 @@ class Report:
         """The node as registries and other nodes know it. Its port is open by then."""
         config, advertised = self._base.config, self._base.address.advertised
         loaded = self._base.certificates.current()
+        used, limit = usage()
         return NodeInfo(
             name=config.name,
             region=config.region,
@@ -54,6 +56,9 @@ class Report:
             addresses=config.public_addresses,
             dns=self._dns.on,
             zones=sorted(loaded.zones),
+            descriptors=limit,
+            descriptors_used=used,
+            links=self._routing.peers.links(),
         )
 
     def counts(self) -> NodeCounts:

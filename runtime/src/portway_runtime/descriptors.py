@@ -62,3 +62,18 @@ def unreserved() -> int:
         return max(0, first_reserved() - lowest_free(any_open))
     finally:
         os.close(any_open)
+
+
+def usage() -> tuple[int, int]:
+    """How many descriptors the process has in use, and how many it may have; 0 for what is not known or has no limit.
+
+    In use counts as everything below the first free one.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 0 if limit == resource.RLIM_INFINITY else limit
+    try:
+        lowest = os.open(os.devnull, os.O_RDONLY)
+    except OSError:  # there is none left
+        return limit, limit
+    os.close(lowest)
+    return lowest, limit

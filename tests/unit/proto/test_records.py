@@ -3,8 +3,16 @@
 import math
 
 import pytest
-from portway_proto.records import InvalidRecord, cut_printable, ip_addresses, node_record, tunnel_record, zone_names
-from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
+from portway_proto.records import (
+    InvalidRecord,
+    cut_printable,
+    ip_addresses,
+    mesh_links,
+    node_record,
+    tunnel_record,
+    zone_names,
+)
+from portway_proto.v1.types_pb2 import MeshLink, NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
 
 NODE = NodeInfo(
     name="fra-1",
@@ -35,6 +43,9 @@ NODE = NodeInfo(
     dns=True,
     zones=["fra.tunnels.example", "tunnels.example"],
     dns_version=8,
+    descriptors=1_024,
+    descriptors_used=100,
+    links=[MeshLink(node="lon-1", round_trip_us=11_000), MeshLink(node="iad-1", failure="refused")],
 )
 TUNNEL = TunnelInfo(
     label="a" * 16,
@@ -157,7 +168,7 @@ def test_what_a_later_release_may_say_becomes_unspecified() -> None:
 
 
 def test_the_largest_records_are_as_large_as_is_said() -> None:
-    """2,000 nodes fit into a message of 4 MiB."""
+    """2,000 nodes fit into a message of 4 MiB; of links other nodes are told nothing."""
     node = node_record(
         changed(  # type: ignore[arg-type]
             NODE,
@@ -178,9 +189,19 @@ def test_the_largest_records_are_as_large_as_is_said() -> None:
             dns_version=2**64 - 1,
         )
     )
+    node.ClearField("links")
     assert node.ByteSize() < 1_500
     tunnel = changed(TUNNEL, node="a" * 63, region="a" * 63, tenant="a" * 64, token_id="a" * 64, host="a" * 253)
     assert tunnel_record(tunnel).ByteSize() < 920  # type: ignore[arg-type]
+
+
+def test_links_are_bounded_and_have_their_form() -> None:
+    """A node cannot fill a registry's memory by them, nor a terminal."""
+    long = [MeshLink(node=f"n-{number}", failure="\x1b" * 1_000) for number in range(100)]
+    assert mesh_links([MeshLink(node="Not a name"), MeshLink()]) == []
+    kept = mesh_links(long)
+    assert [one.node for one in kept] == [f"n-{number}" for number in range(64)]
+    assert kept[0].failure == " " * 100
 
 
 def test_a_text_for_people_is_cut_and_printable() -> None:

@@ -33,6 +33,9 @@ class Locator:
     def locate(self, address: str) -> Position | None:
         return None
 
+    def made_at(self) -> int:
+        return 0
+
     def close(self) -> None: ...
 
 

@@ -4,7 +4,7 @@ import os
 import resource
 
 import pytest
-from portway_runtime.descriptors import demand_descriptors, raise_limit, unreserved
+from portway_runtime.descriptors import demand_descriptors, raise_limit, unreserved, usage
 from portway_runtime.errors import NoDescriptors
 from portway_testkit.processes.descriptors import no_more_descriptors
 
@@ -51,3 +51,13 @@ def test_a_process_takes_as_many_as_it_may(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append(pair))
     raise_limit()
     assert limits[-1] == (65_536, 65_536)
+
+
+def test_usage_is_what_is_open_of_what_may_be() -> None:
+    """Also when there is none left to look with."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used, whole = usage()
+    assert (used, whole) == (_lowest_free(), limit)
+    with no_more_descriptors():
+        lowered, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert usage() == (lowered, lowered)

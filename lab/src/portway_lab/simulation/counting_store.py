@@ -17,6 +17,7 @@ from portway_registry.store.contract import (
     Put,
     Revision,
     Store,
+    StoreHealth,
     Write,
 )
 from portway_registry.store.etcd.messages import transaction, transactions
@@ -102,6 +103,9 @@ class CountingStore:
             self.work.event_bytes += sum(len(event.entry.key) + len(event.entry.value) for event in batch)
             self._called()
             yield batch
+
+    async def health(self) -> StoreHealth:
+        return await self._store.health()
 
     async def close(self) -> None:
         await self._store.close()

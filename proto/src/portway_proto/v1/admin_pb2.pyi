@@ -1781,3 +1781,327 @@ class RevokeZoneCertificateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeZoneCertificateResponse: _TypeAlias = RevokeZoneCertificateResponse  # noqa: Y015
+
+@_typing.final
+class GetHealthRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHealthRequest: _TypeAlias = GetHealthRequest  # noqa: Y015
+
+@_typing.final
+class GetHealthResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    GEOIP_FIELD_NUMBER: _builtins.int
+    BACKUP_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_USED_FIELD_NUMBER: _builtins.int
+    MAX_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    WANTED_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    time_ms: _builtins.int
+    """This registry's clock, in milliseconds since the Unix epoch."""
+    version: _builtins.str
+    """Release of portway-registry."""
+    domain: _builtins.str
+    """The domain of its settings; empty when they name none."""
+    descriptors: _builtins.int
+    """As in NodeInfo, of this registry's process."""
+    descriptors_used: _builtins.int
+    max_connections: _builtins.int
+    """Connections of known callers that it holds at each port, and those of --max-connections, which its descriptors may
+    not allow.
+    """
+    wanted_connections: _builtins.int
+    created_at_ms: _builtins.int
+    """When the cluster was made; 0 when that is not known."""
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaHealth]:
+        """The registries that live, this one among them."""
+
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateHealth]:
+        """The certificates of this registry that somebody has to replace, and the CAs that it trusts."""
+
+    @_builtins.property
+    def store(self) -> Global___StoreHealth: ...
+    @_builtins.property
+    def geoip(self) -> Global___GeoIpHealth: ...
+    @_builtins.property
+    def backup(self) -> Global___BackupInfo:
+        """Absent when no back-up is recorded, and while the store is away."""
+
+    def __init__(
+        self,
+        *,
+        time_ms: _builtins.int = ...,
+        version: _builtins.str = ...,
+        domain: _builtins.str = ...,
+        replicas: _abc.Iterable[Global___ReplicaHealth] | None = ...,
+        certificates: _abc.Iterable[Global___CertificateHealth] | None = ...,
+        store: Global___StoreHealth | None = ...,
+        geoip: Global___GeoIpHealth | None = ...,
+        backup: Global___BackupInfo | None = ...,
+        descriptors: _builtins.int = ...,
+        descriptors_used: _builtins.int = ...,
+        max_connections: _builtins.int = ...,
+        wanted_connections: _builtins.int = ...,
+        created_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "geoip", b"geoip", "store", b"store"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "certificates", b"certificates", "created_at_ms", b"created_at_ms", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "domain", b"domain", "geoip", b"geoip", "max_connections", b"max_connections", "replicas", b"replicas", "store", b"store", "time_ms", b"time_ms", "version", b"version", "wanted_connections", b"wanted_connections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHealthResponse: _TypeAlias = GetHealthResponse  # noqa: Y015
+
+@_typing.final
+class ReplicaHealth(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    version: _builtins.str
+    """Empty for one of an earlier release."""
+    started_at_ms: _builtins.int
+    answers: _builtins.bool
+    """It is the one that answers."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        version: _builtins.str = ...,
+        started_at_ms: _builtins.int = ...,
+        answers: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "id", b"id", "started_at_ms", b"started_at_ms", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaHealth: _TypeAlias = ReplicaHealth  # noqa: Y015
+
+@_typing.final
+class CertificateHealth(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    END_S_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Such as `public`, `mesh`, `etcd`, `ca-<id>`."""
+    end_s: _builtins.int
+    remedy: _builtins.str
+    """For people: what its operator does when it ends."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        end_s: _builtins.int = ...,
+        remedy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_s", b"end_s", "name", b"name", "remedy", b"remedy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertificateHealth: _TypeAlias = CertificateHealth  # noqa: Y015
+
+@_typing.final
+class StoreHealth(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    DISK_FREE_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """`embedded` or `etcd`."""
+    failure: _builtins.str
+    """Why it did not answer; empty when it did."""
+    disk_free: _builtins.int
+    """Of an embedded store: bytes free on the disk of its file."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreMember]:
+        """The members of etcd that are configured, and those that etcd names beside them; the file of an embedded store."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        failure: _builtins.str = ...,
+        members: _abc.Iterable[Global___StoreMember] | None = ...,
+        disk_free: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_free", b"disk_free", "failure", b"failure", "kind", b"kind", "members", b"members"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreHealth: _TypeAlias = StoreHealth  # noqa: Y015
+
+@_typing.final
+class StoreMember(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    LEADS_FIELD_NUMBER: _builtins.int
+    LEARNS_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
+    ROUND_TRIP_US_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Empty when it does not answer and etcd does not say."""
+    endpoint: _builtins.str
+    """HOST:PORT as configured, or the path of the file; empty for a member of etcd that the registry has no endpoint of."""
+    failure: _builtins.str
+    """Why it did not answer; empty when it did, and for a member without an endpoint."""
+    version: _builtins.str
+    size: _builtins.int
+    """Bytes of its database, and of what is in use of them."""
+    used: _builtins.int
+    leads: _builtins.bool
+    learns: _builtins.bool
+    """It follows and does not vote."""
+    applied: _builtins.int
+    """The raft index that it has applied."""
+    round_trip_us: _builtins.int
+    @_builtins.property
+    def alarms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`NOSPACE`, `CORRUPT`"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        failure: _builtins.str = ...,
+        version: _builtins.str = ...,
+        size: _builtins.int = ...,
+        used: _builtins.int = ...,
+        leads: _builtins.bool = ...,
+        learns: _builtins.bool = ...,
+        applied: _builtins.int = ...,
+        round_trip_us: _builtins.int = ...,
+        alarms: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "applied", b"applied", "endpoint", b"endpoint", "failure", b"failure", "leads", b"leads", "learns", b"learns", "name", b"name", "round_trip_us", b"round_trip_us", "size", b"size", "used", b"used", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreMember: _TypeAlias = StoreMember  # noqa: Y015
+
+@_typing.final
+class GeoIpHealth(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    MADE_AT_MS_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """The path of --geoip; empty for the table that comes with the release."""
+    made_at_ms: _builtins.int
+    """When its data was made; 0 when it does not say."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        made_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "made_at_ms", b"made_at_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeoIpHealth: _TypeAlias = GeoIpHealth  # noqa: Y015
+
+@_typing.final
+class BackupInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_MS_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    at_ms: _builtins.int
+    by: _builtins.str
+    def __init__(
+        self,
+        *,
+        at_ms: _builtins.int = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "by", b"by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupInfo: _TypeAlias = BackupInfo  # noqa: Y015
+
+@_typing.final
+class NoteBackupRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """For people: what made it, such as `etcdctl snapshot`."""
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteBackupRequest: _TypeAlias = NoteBackupRequest  # noqa: Y015
+
+@_typing.final
+class NoteBackupResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKUP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def backup(self) -> Global___BackupInfo: ...
+    def __init__(
+        self,
+        *,
+        backup: Global___BackupInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoteBackupResponse: _TypeAlias = NoteBackupResponse  # noqa: Y015

@@ -174,6 +174,16 @@ class AdminStub(object):
                 request_serializer=portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateResponse.FromString,
                 _registered_method=True)
+        self.GetHealth = channel.unary_unary(
+                '/portway.v1.Admin/GetHealth',
+                request_serializer=portway_dot_v1_dot_admin__pb2.GetHealthRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.GetHealthResponse.FromString,
+                _registered_method=True)
+        self.NoteBackup = channel.unary_unary(
+                '/portway.v1.Admin/NoteBackup',
+                request_serializer=portway_dot_v1_dot_admin__pb2.NoteBackupRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.NoteBackupResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -366,6 +376,20 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetHealth(self, request, context):
+        """What only a registry knows of itself, its store and the other registries. Answered also while the store is away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NoteBackup(self, request, context):
+        """Records that the store was backed up by other means than `portway-registry export`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -508,6 +532,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RevokeZoneCertificate,
                     request_deserializer=portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateRequest.FromString,
                     response_serializer=portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateResponse.SerializeToString,
+            ),
+            'GetHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHealth,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.GetHealthRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.GetHealthResponse.SerializeToString,
+            ),
+            'NoteBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.NoteBackup,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.NoteBackupRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.NoteBackupResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1266,6 +1300,60 @@ class Admin(object):
             '/portway.v1.Admin/RevokeZoneCertificate',
             portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateRequest.SerializeToString,
             portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/GetHealth',
+            portway_dot_v1_dot_admin__pb2.GetHealthRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.GetHealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NoteBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/NoteBackup',
+            portway_dot_v1_dot_admin__pb2.NoteBackupRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.NoteBackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,10 @@ class AdminStub:
     """Orders another certificate now; the answer is the certificate as it is before."""
     RevokeZoneCertificate: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeZoneCertificateRequest, _admin_pb2.RevokeZoneCertificateResponse]
     """Orders another certificate, and the revocation of this one once the other is there."""
+    GetHealth: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetHealthRequest, _admin_pb2.GetHealthResponse]
+    """What only a registry knows of itself, its store and the other registries. Answered also while the store is away."""
+    NoteBackup: _grpc.UnaryUnaryMultiCallable[_admin_pb2.NoteBackupRequest, _admin_pb2.NoteBackupResponse]
+    """Records that the store was backed up by other means than `portway-registry export`."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -135,6 +139,10 @@ class AdminAsyncStub(AdminStub):
     """Orders another certificate now; the answer is the certificate as it is before."""
     RevokeZoneCertificate: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeZoneCertificateRequest, _admin_pb2.RevokeZoneCertificateResponse]  # type: ignore[assignment]
     """Orders another certificate, and the revocation of this one once the other is there."""
+    GetHealth: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetHealthRequest, _admin_pb2.GetHealthResponse]  # type: ignore[assignment]
+    """What only a registry knows of itself, its store and the other registries. Answered also while the store is away."""
+    NoteBackup: _aio.UnaryUnaryMultiCallable[_admin_pb2.NoteBackupRequest, _admin_pb2.NoteBackupResponse]  # type: ignore[assignment]
+    """Records that the store was backed up by other means than `portway-registry export`."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -354,5 +362,21 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RevokeZoneCertificateResponse, _abc.Awaitable[_admin_pb2.RevokeZoneCertificateResponse]]:
         """Orders another certificate, and the revocation of this one once the other is there."""
+
+    @_abc_1.abstractmethod
+    def GetHealth(
+        self,
+        request: _admin_pb2.GetHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetHealthResponse, _abc.Awaitable[_admin_pb2.GetHealthResponse]]:
+        """What only a registry knows of itself, its store and the other registries. Answered also while the store is away."""
+
+    @_abc_1.abstractmethod
+    def NoteBackup(
+        self,
+        request: _admin_pb2.NoteBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.NoteBackupResponse, _abc.Awaitable[_admin_pb2.NoteBackupResponse]]:
+        """Records that the store was backed up by other means than `portway-registry export`."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

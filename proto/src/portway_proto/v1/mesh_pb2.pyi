@@ -173,6 +173,9 @@ class KeepAlive(_message.Message):
     UNAWARE_CLIENTS_FIELD_NUMBER: _builtins.int
     DNS_FIELD_NUMBER: _builtins.int
     ZONES_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_USED_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     tunnels: _builtins.int
     visits: _builtins.int
@@ -185,6 +188,9 @@ class KeepAlive(_message.Message):
     certificate_authority: _builtins.str
     unaware_clients: _builtins.int
     dns: _builtins.bool
+    descriptors: _builtins.int
+    """As in NodeInfo, and so are the next two."""
+    descriptors_used: _builtins.int
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -193,6 +199,8 @@ class KeepAlive(_message.Message):
 
     @_builtins.property
     def zones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.MeshLink]: ...
     def __init__(
         self,
         *,
@@ -209,10 +217,13 @@ class KeepAlive(_message.Message):
         unaware_clients: _builtins.int = ...,
         dns: _builtins.bool = ...,
         zones: _abc.Iterable[_builtins.str] | None = ...,
+        descriptors: _builtins.int = ...,
+        descriptors_used: _builtins.int = ...,
+        links: _abc.Iterable[_types_pb2.MeshLink] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "dns", b"dns", "grant_keys", b"grant_keys", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "time_ms", b"time_ms", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "visits", b"visits", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "dns", b"dns", "grant_keys", b"grant_keys", "lacking_regions", b"lacking_regions", "links", b"links", "sessions", b"sessions", "state", b"state", "time_ms", b"time_ms", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "visits", b"visits", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

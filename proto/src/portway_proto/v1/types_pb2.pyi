@@ -120,6 +120,9 @@ class NodeInfo(_message.Message):
     DNS_FIELD_NUMBER: _builtins.int
     ZONES_FIELD_NUMBER: _builtins.int
     DNS_VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_USED_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the cluster: lower-case letters, digits and dashes."""
     region: _builtins.str
@@ -165,6 +168,9 @@ class NodeInfo(_message.Message):
     """It answers DNS for the cluster's domain at these addresses."""
     dns_version: _builtins.int
     """The version of DnsRecords that it answers from, 0 for none. Set by the registry, whatever the node sends."""
+    descriptors: _builtins.int
+    """How many file descriptors its process may have, and has in use; 0 when that is not known."""
+    descriptors_used: _builtins.int
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of the grant keys that it verifies grants with, sorted; at most 32."""
@@ -182,6 +188,10 @@ class NodeInfo(_message.Message):
     @_builtins.property
     def zones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The zones whose certificate it holds, sorted, such as "fra.tun.example.com"; at most 256."""
+
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeshLink]:
+        """Its links to other nodes, those that are down first, then the slowest; at most 64. Only for registries."""
 
     def __init__(
         self,
@@ -214,14 +224,46 @@ class NodeInfo(_message.Message):
         dns: _builtins.bool = ...,
         zones: _abc.Iterable[_builtins.str] | None = ...,
         dns_version: _builtins.int = ...,
+        descriptors: _builtins.int = ...,
+        descriptors_used: _builtins.int = ...,
+        links: _abc.Iterable[Global___MeshLink] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "clock_ahead_s", b"clock_ahead_s", "dns", b"dns", "dns_version", b"dns_version", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "version", b"version", "visits", b"visits", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "clock_ahead_s", b"clock_ahead_s", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "dns", b"dns", "dns_version", b"dns_version", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "links", b"links", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "version", b"version", "visits", b"visits", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeInfo: _TypeAlias = NodeInfo  # noqa: Y015
+
+@_typing.final
+class MeshLink(_message.Message):
+    """A node's control lane to another node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    ROUND_TRIP_US_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    round_trip_us: _builtins.int
+    """The shortest round trip since it came up, in microseconds; 0 when it is down, and when that is not known."""
+    failure: _builtins.str
+    """For people: why it is down. Empty while it is up, and for the first seconds without it."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        round_trip_us: _builtins.int = ...,
+        failure: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "node", b"node", "round_trip_us", b"round_trip_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeshLink: _TypeAlias = MeshLink  # noqa: Y015
 
 @_typing.final
 class NodeCertificate(_message.Message):

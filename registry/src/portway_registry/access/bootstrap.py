@@ -30,8 +30,11 @@ _FIRST_TENANT: Final = "admin"
 async def bootstrap(store: Store, *, admin_token_file: Path | None, now_ms: int) -> SettingsRecord:
     """Create what is missing, and return the cluster's settings. It may be cancelled and run again.
 
-    Raises StoreUnavailable, and ConfigError when the token file cannot be used.
+    Raises StoreUnavailable, ConfigError when the token file cannot be used, and StoreError for a store into which an
+    import was not finished.
     """
+    if await store.get(keys.IMPORTING) is not None:
+        raise StoreError("an import into this store was not finished: repeat `portway-registry import`, then start")
     settings = await _settings(store, now_ms)
     await make_first_key(store, now_ms=now_ms)
     await _first_admin(store, admin_token_file, now_ms)

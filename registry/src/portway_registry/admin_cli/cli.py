@@ -7,9 +7,11 @@ import click
 from portway_runtime.standard_streams import drop_standard_output
 
 from portway_registry.admin_cli.audit import audit
+from portway_registry.admin_cli.backup import backup
 from portway_registry.admin_cli.ca import ca as ca_group
 from portway_registry.admin_cli.certificate import certificate
 from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions
+from portway_registry.admin_cli.doctor import doctor
 from portway_registry.admin_cli.grant_key import grant_key
 from portway_registry.admin_cli.invitation import invitation
 from portway_registry.admin_cli.node import node
@@ -31,6 +33,8 @@ Exit codes:
   2    the command line cannot be used
   3    the registry cannot be reached
   4    the token is missing, unknown, revoked, or not an admin's
+  10   doctor: warnings
+  11   doctor: errors
   130  interrupted, as a watch usually ends
   141  standard output was closed by its reader
 """
@@ -110,5 +114,5 @@ def main(
     ctx.obj = GlobalOptions(registry, token, token_file, ca, as_json, proxy)
 
 
-for _command in (node, invitation, tunnel, tenant, token, grant_key, ca_group, certificate, audit, pki):
+for _command in (node, invitation, tunnel, tenant, token, grant_key, ca_group, certificate, audit, backup, doctor, pki):
     main.add_command(_command)

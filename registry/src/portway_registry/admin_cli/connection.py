@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar, cast
 import click
 import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
-from portway_runtime.endpoints import parse_endpoint, parse_registry
+from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_registry
 from portway_runtime.errors import CertificateError, NoThread, ProxyFailed, SettingsError
 from portway_runtime.grpc_channels import (
     KEEPALIVE,
@@ -72,6 +72,8 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNREACHABLE = 3
     NOT_AUTHORISED = 4
+    WARNINGS = 10
+    ERRORS = 11
     INTERRUPTED = 130  # 128 + SIGINT, as shells count
     READER_GONE = 141  # 128 + SIGPIPE
 
@@ -176,6 +178,15 @@ class GlobalOptions:
             except grpc.RpcError as error:
                 # Every error that a stub raises is a Call too, which its type does not say.
                 raise self._failure(address, cast("grpc.Call", error)) from error
+
+    def direct_endpoints(self) -> list[Endpoint]:
+        """The registries, where they are reached without a proxy; else none. Raises UsageError."""
+        through = bool(self.proxy) and not is_direct(self.proxy or "")
+        return [] if through else [parse_endpoint(address) for address in _parse_registries(self.registry)]
+
+    def ca_content(self) -> bytes | None:
+        """The file of --ca (PEM), if one is named. Raises UsageError."""
+        return _read(self.ca, "CA file", read_pem) if self.ca else None
 
     def _failure(self, address: str, call: grpc.Call) -> Failure:
         code, details = call.code(), call.details() or ""

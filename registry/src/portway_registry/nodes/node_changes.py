@@ -1,13 +1,15 @@
 """What of a node's record is worth a write to the store, and worth telling to other nodes."""
 
+from collections.abc import Sequence
 from typing import Final
 
-from portway_proto.v1.types_pb2 import NodeInfo
+from portway_proto.v1.types_pb2 import MeshLink, NodeInfo
 
 from portway_registry.state.records import FOR_REGISTRIES, is_ready
 
 _CLOCKS_APART: Final = 60  # seconds by which clocks differ, messages on their way apart
 _FARTHEST: Final = 2**31 - 1  # seconds that the record's field holds
+_SLOWER_US: Final = 10_000  # by which a round trip that has doubled, or is half of what it was, has changed
 
 
 def clock_ahead(time_ms: int, now_ms: int) -> int:
@@ -21,7 +23,8 @@ def clock_ahead(time_ms: int, now_ms: int) -> int:
 
 def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
     """Whether the change is worth a write: of state, reach, clock, certificates, the keys and CAs it knows, what DNS
-    answers say of it and by which version, whether it accepts clients, or of a count by over a tenth.
+    answers say of it and by which version, links to other nodes, descriptors, whether it accepts clients, or of a count
+    by over a tenth.
 
     Without the last but one, a node that filled up from nine tenths on would be offered to clients that it refuses.
     """
@@ -37,13 +40,20 @@ def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
         return True
     if _is_full(stored) != _is_full(now) and is_ready(now):
         return True
-    counts = ((stored.sessions, now.sessions), (stored.tunnels, now.tunnels), (stored.visits, now.visits))
+    if stored.descriptors != now.descriptors or _have_changed(stored.links, now.links):
+        return True
+    counts = (
+        (stored.sessions, now.sessions),
+        (stored.tunnels, now.tunnels),
+        (stored.visits, now.visits),
+        (stored.descriptors_used, now.descriptors_used),
+    )
     return any(abs(after - before) > before // 10 for before, after in counts)
 
 
 def without_counts(node: NodeInfo) -> NodeInfo:
     """The record without what changes and does not concern other nodes: counts, reach, the ends of certificates, the
-    clock, what it knows."""
+    clock, what it knows, how it is."""
     bare = NodeInfo()
     bare.CopyFrom(node)
     bare.sessions = bare.tunnels = bare.visits = 0
@@ -65,6 +75,25 @@ def _known(node: NodeInfo) -> tuple[object, ...]:
 def _named(node: NodeInfo) -> tuple[object, ...]:
     """What DNS answers of all nodes need at once, and what is waited for before a certificate authority looks."""
     return list(node.addresses), list(node.zones), node.dns, node.dns_version
+
+
+def _have_changed(before: Sequence[MeshLink], now: Sequence[MeshLink]) -> bool:
+    """Whether one came, went, broke or was mended, or its round trip is another one, and not only a little."""
+    if not before and not now:
+        return False
+    old = {link.node: link for link in before}
+    if old.keys() != {link.node for link in now}:
+        return True
+    return any(
+        bool(link.failure) != bool(old[link.node].failure)
+        or bool(link.round_trip_us) != bool(old[link.node].round_trip_us)
+        or _is_another(old[link.node].round_trip_us, link.round_trip_us)
+        for link in now
+    )
+
+
+def _is_another(before: int, now: int) -> bool:
+    return abs(before - now) >= _SLOWER_US and (now > 2 * before or before > 2 * now)
 
 
 def _is_full(node: NodeInfo) -> bool:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from grpc import aio
-from portway_proto.records import authority_ids, certificate_end, key_ids, zone_names
+from portway_proto.records import authority_ids, certificate_end, key_ids, mesh_links, zone_names
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
     Announce,
@@ -240,6 +240,9 @@ class NodeSession:
         if message.dns != self.info.dns:
             self.info.dns = message.dns
             self._on_dns()
+        self.info.descriptors, self.info.descriptors_used = message.descriptors, message.descriptors_used
+        del self.info.links[:]
+        self.info.links.extend(mesh_links(message.links))
         if message.state in NodeState.values():
             self.info.state = message.state or self.info.state
 

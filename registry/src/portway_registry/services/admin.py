@@ -18,6 +18,7 @@ from portway_registry.nodes.authority_rotation import AuthorityRotation
 from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.services.callers import current_caller
+from portway_registry.services.health import Health
 from portway_registry.services.pages import page
 from portway_registry.services.view_stream import stream_view
 from portway_registry.state.audit import Audit
@@ -67,6 +68,7 @@ class Admin(AdminServicer):
         audit: Audit,
         dns: StaticRecords,
         certificates: OperatorWishes | None,
+        health: Health,
     ) -> None:
         """certificates: None when this registry obtains none."""
         self._views = views
@@ -79,6 +81,7 @@ class Admin(AdminServicer):
         self._rotation = rotation
         self._audit = audit
         self._certificates = certificates
+        self._health = health
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:  # noqa: N802
         found = {node.name: node for node in self._views.nodes.values() if request.region in ("", node.region)}
@@ -267,6 +270,13 @@ class Admin(AdminServicer):
         if self._certificates is None:
             raise NotYet("this registry obtains no certificates: --acme-directory names an ACME server to it")
         return self._certificates
+
+    async def GetHealth(self, request: pb.GetHealthRequest, context: Any) -> pb.GetHealthResponse:  # noqa: N802
+        return await self._health.report()
+
+    async def NoteBackup(self, request: pb.NoteBackupRequest, context: Any) -> pb.NoteBackupResponse:  # noqa: N802
+        noted = await self._health.note_backup(request.by, actor=current_caller.get().name)
+        return pb.NoteBackupResponse(backup=noted)
 
 
 def _unchanged(node: NodeInfo) -> NodeInfo:

@@ -44,6 +44,8 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Admin/ListZoneCertificates": Role.ADMIN,
     "/portway.v1.Admin/RenewZoneCertificate": Role.ADMIN,
     "/portway.v1.Admin/RevokeZoneCertificate": Role.ADMIN,
+    "/portway.v1.Admin/GetHealth": Role.ADMIN,
+    "/portway.v1.Admin/NoteBackup": Role.ADMIN,
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/List": None,
 }

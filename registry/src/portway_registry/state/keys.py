@@ -25,6 +25,8 @@ Here: names of keys. Not here: the values under them, nor how they are read.
     acme/turn            the replica that obtains certificates now, on a lease of its own
     acme/key-id          the id of the key that wraps private keys, which is not in the store
     settings           SettingsRecord
+    backup             BackupRecord: the last back-up; absent before the first
+    importing          BackupRecord: an import of this back-up is not finished
 """
 
 from typing import Final
@@ -51,6 +53,8 @@ ACME_ACCOUNTS: Final = ROOT + "acme/accounts/"
 ACME_TURN: Final = ROOT + "acme/turn"
 ACME_KEY_ID: Final = ROOT + "acme/key-id"
 SETTINGS: Final = ROOT + "settings"
+BACKUP: Final = ROOT + "backup"
+IMPORTING: Final = ROOT + "importing"
 
 
 def node(name: str) -> str:

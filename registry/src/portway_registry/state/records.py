@@ -76,8 +76,8 @@ class GrantKeyRecord(msgspec.Struct, frozen=True):
 
 class ReplicaRecord(msgspec.Struct, frozen=True):
     """A registry replica that lives: the ids of the grant keys that it knows, of the CAs that it trusts, and of the one
-    that the certificate of its mesh port is from. front: host:port of its public port, for nodes; "" while it serves
-    none."""
+    that the certificate of its mesh port is from; its release, "" for one that does not say. front: host:port of its
+    public port, for nodes; "" while it serves none."""
 
     id: str
     started_at_ms: int = 0
@@ -85,6 +85,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True):
     authorities: tuple[str, ...] = ()
     certificate_authority: str = ""
     front: str = ""
+    version: str = ""
 
 
 class Order(StrEnum):
@@ -216,6 +217,14 @@ class SettingsRecord(msgspec.Struct, frozen=True):
     created_at_ms: int = 0
 
 
+class BackupRecord(msgspec.Struct, frozen=True):
+    """A back-up of the store: when it was made, how many records it has (0 when not known), and by what."""
+
+    at_ms: int
+    records: int = 0
+    by: str = ""
+
+
 class PortBlockRecord(msgspec.Struct, frozen=True):
     """The node that owns a block of raw ports, and when it last renewed that."""
 
@@ -332,9 +341,17 @@ def decode_node(value: bytes) -> NodeInfo:
     return _parse(NodeInfo(), value)
 
 
-# The fields of a node's record that say what it knows, which only registries use.
-FOR_REGISTRIES: Final = ("grant_keys", "authorities", "certificate_authority", "unaware_clients", "dns_version")
-
+# The fields of a node's record that say what it knows and how it is, which only registries use.
+FOR_REGISTRIES: Final = (
+    "grant_keys",
+    "authorities",
+    "certificate_authority",
+    "unaware_clients",
+    "dns_version",
+    "descriptors",
+    "descriptors_used",
+    "links",
+)
 # Those that its other nodes need as well, for DNS answers, and clients do not.
 FOR_NODES: Final = ("addresses", "dns", "zones")
 

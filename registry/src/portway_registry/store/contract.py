@@ -78,6 +78,38 @@ class Delete:
 Write = Put | Delete
 
 
+@dataclass(frozen=True, slots=True)
+class MemberHealth:
+    """One member of the store: one of etcd, or the file of an embedded store.
+
+    endpoint: where it was asked, or the file's path; "" for one that etcd names and the registry has no endpoint of.
+    failure: why it did not answer. size, used: bytes of its database, and those of them that are in use. applied: its
+    revision in its own log. round_trip: seconds.
+    """
+
+    name: str = ""
+    endpoint: str = ""
+    failure: str = ""
+    version: str = ""
+    size: int = 0
+    used: int = 0
+    leads: bool = False
+    learns: bool = False
+    applied: int = 0
+    round_trip: float = 0.0
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """How a store is. `failure`: why it does not answer as a whole. disk_free: bytes, of an embedded store's disk."""
+
+    kind: str
+    members: tuple[MemberHealth, ...]
+    failure: str = ""
+    disk_free: int = 0
+
+
 class Store(Protocol):
     """A revisioned map with leases and watches."""
 
@@ -132,6 +164,10 @@ class Store(Protocol):
         ended are events like any other. Raises Compacted when that revision is gone, or when the store has not reached
         it (it was restored from a copy).
         """
+        ...
+
+    async def health(self) -> StoreHealth:
+        """How the store is, member by member; a member that does not answer is told as such. Raises nothing."""
         ...
 
     async def close(self) -> None:

@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError
 from portway_carrier.contract import Carrier, Lane
 from portway_carrier.errors import CarrierError, ConnectionLost, PeerFailed
 from portway_carrier.values import DialTarget
-from portway_proto.records import tunnel_record
+from portway_proto.records import MAX_LINK_FAILURE, cut_printable, tunnel_record
 from portway_proto.v1.lane_pb2 import Answer, Ask, Failure, Routes, RoutesHeard
-from portway_proto.v1.types_pb2 import NodeState, TunnelInfo
+from portway_proto.v1.types_pb2 import MeshLink, NodeState, TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MAX_CONTROL
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
+# Seconds after which a link counts as down, with two tries at the longest pause in them.
+_DOWN_AFTER: Final = 12.0
+_NOT_DIALLED: Final = "it has not been reached yet"
 # Bytes of a ROUTES frame with many tunnels; the longest tunnel has 8 KiB, the longest presence too.
 _FRAME_SIZE: Final = MAX_CONTROL - 64
 
@@ -58,6 +61,9 @@ class ControlLane:
         self._lane: Lane | None = None
         self._loop = asyncio.get_running_loop()
         self._lost = asyncio.Event()
+        self._round_trip = 0.0  # seconds, of the lane that is up; 0 when not known
+        self._up_since = self._down_since = self._loop.time()
+        self._failure = _NOT_DIALLED
         self._request = 0
         self._answers: dict[int, asyncio.Future[Answer | None]] = {}  # by request
         # ROUTES with raw ports are numbered, and acknowledged once the other node listens on those ports.
@@ -73,6 +79,14 @@ class ControlLane:
     def lost(self) -> bool:
         """Whether the other node was not reached, or is not any more; not while it is dialled for the first time."""
         return self._failed
+
+    def link(self) -> MeshLink:
+        """How it is, for operators. One that is down for a moment, as while the other node restarts, is not down."""
+        if self._lane is not None:
+            return MeshLink(node=self._name, round_trip_us=round(self._round_trip * 1e6))
+        is_down = self._loop.time() - self._down_since >= _DOWN_AFTER
+        failure = cut_printable(self._failure, MAX_LINK_FAILURE) if is_down else ""
+        return MeshLink(node=self._name, failure=failure)
 
     def aim(self, target: DialTarget) -> None:
         """Dial `target` from now on; a lane that is up stays up."""
@@ -130,19 +144,24 @@ class ControlLane:
                 lane = await self._dial()
             except CarrierError as error:
                 self._failed = True
+                self._failure = str(error)
                 logger.debug("peer not reached", extra={"peer": self._name, "reason": str(error)})
             else:
-                up_since = self._loop.time()
                 self._report_all(lane)
                 await self._lost.wait()
-                if self._loop.time() - up_since >= _LONGEST_PAUSE:
-                    pauses.reset()  # it served; a lane that is refused at once must not be dialled in a tight loop
+                if self._has_served():
+                    pauses.reset()
             await asyncio.sleep(pauses.next())
+
+    def _has_served(self) -> bool:
+        """Whether the last lane was up for a while. One that is refused at once must not be dialled in a tight loop,
+        and was not up."""
+        return self._loop.time() - self._up_since >= _LONGEST_PAUSE
 
     async def _dial(self) -> Lane:
         stream = self._carrier.connect(self._target.address, self._target.tls)
         try:
-            await stream.ready()
+            self._round_trip = (await stream.ready()).round_trip or 0.0
         except asyncio.CancelledError:
             stream.abort()
             raise
@@ -150,7 +169,7 @@ class ControlLane:
         return self._carrier.lane(stream, Side.OPENER, self)
 
     def _report_all(self, lane: Lane) -> None:
-        self._lane = lane
+        self._lane, self._up_since = lane, self._loop.time()
         self._failed = False
         self._sent = self._acknowledged = 0
         lane.send(*self._target.greeting)
@@ -178,8 +197,10 @@ class ControlLane:
         lane.refuse(RefusalReason.OTHER, "visits are opened by the side that dialled")
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
-        self._lane = None
         self._failed = True
+        self._lane, self._failure = None, _reason(error)
+        if self._has_served():
+            self._down_since = self._loop.time()
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_result(None)

@@ -5,6 +5,7 @@ Here: when a node is dialled and when no more, which certificates are refused. N
 """
 
 import asyncio
+import heapq
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from typing import Final
 from portway_carrier.contract import Carrier, Pool
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import ClientTls, DialTarget, SpareSizes
-from portway_proto.records import InvalidRecord, node_record
+from portway_proto.records import MAX_LINKS, InvalidRecord, node_record
 from portway_proto.v1.lane_pb2 import Answer, Routes
 from portway_proto.v1.lane_pb2 import Peer as PeerHello
-from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, NodeState, TunnelInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, MeshLink, NodeInfo, NodeState, TunnelInfo
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MESH_ALPN, PROTOCOL_VERSION
@@ -250,6 +251,11 @@ class Peers:
         """By node, for metrics."""
         lanes = ((name, peer, peer.pool.counts) for name, peer in self._peers.items())
         return {name: PeerCounts(peer.control.up, counts.idle, counts.busy) for name, peer, counts in lanes}
+
+    def links(self) -> list[MeshLink]:
+        """How the links to other nodes are: those that are down, then the slowest, MAX_LINKS at most."""
+        links = (peer.control.link() for peer in self._peers.values())
+        return heapq.nsmallest(MAX_LINKS, links, key=lambda one: (not one.failure, -one.round_trip_us, one.node))
 
     # Several nodes at once.
 

@@ -335,4 +335,7 @@ class RegistryStream:
             unaware_clients=node.unaware_clients,
             dns=node.dns,
             zones=node.zones,
+            descriptors=node.descriptors,
+            descriptors_used=node.descriptors_used,
+            links=node.links,
         )

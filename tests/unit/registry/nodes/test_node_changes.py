@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, MeshLink
 from portway_registry.nodes.node_changes import clock_ahead, is_notable, without_counts
 from portway_testkit.clusters.registry import node_info
 
@@ -15,8 +15,14 @@ def test_counts_are_all_that_is_left_out() -> None:
     full.grant_keys[:] = ["1"]
     full.certificate_authority = "0123456789abcdef"
     full.dns_version = 8
+    full.descriptors, full.descriptors_used = 10, 9
+    full.links.append(MeshLink(node="b"))
     assert without_counts(full) == node_info("a", max_sessions=4)
     assert full.sessions == 1
+
+
+def link(round_trip_us: int) -> MeshLink:
+    return MeshLink(node="b", round_trip_us=round_trip_us)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +45,31 @@ def test_counts_are_all_that_is_left_out() -> None:
         ({"dns_version": 7}, {"dns_version": 8}, True),
         ({"clock_ahead_s": 7_200}, {"clock_ahead_s": 7_201}, False),
         ({"clock_ahead_s": 7_200}, {"clock_ahead_s": 7_260}, True),
+        ({}, {"descriptors": 1_024}, True),
+        ({"descriptors_used": 100}, {"descriptors_used": 110}, False),
+        ({"descriptors_used": 100}, {"descriptors_used": 111}, True),
+        ({}, {"links": [MeshLink(node="b")]}, True),
+        ({"links": [MeshLink(node="b")]}, {"links": [MeshLink(node="c")]}, True),
+        ({"links": [MeshLink(node="b")]}, {"links": [MeshLink(node="b", failure="refused")]}, True),
+        ({"links": [MeshLink(node="b", failure="x")]}, {"links": [MeshLink(node="b", failure="y")]}, False),
+        ({"links": [MeshLink(node="b")]}, {"links": [MeshLink(node="b", round_trip_us=9)]}, True),
+        *(
+            ({"links": [link(before)]}, {"links": [link(now)]}, is_so)
+            for before, now, is_so in (
+                (1_000, 9_000, False),
+                (20_000, 39_000, False),
+                (20_000, 41_000, True),
+                (41_000, 20_000, True),
+            )
+        ),
         ({"state": NODE_STATE_READY}, {"state": NODE_STATE_DRAINING}, True),
         ({"sessions": 99, "max_sessions": 100}, {"sessions": 100, "max_sessions": 100}, True),
         ({"sessions": 100, "max_sessions": 100}, {"sessions": 99, "max_sessions": 100}, True),
     ],
 )
 def test_small_changes_are_not_worth_a_write(before: dict[str, Any], after: dict[str, Any], notable: bool) -> None:
-    """State, certificates, keys, clock and whether it is full always, a count when it changes by over a tenth."""
+    """State, certificates, keys, clock and whether it is full always, a count when it changes by over a tenth, a
+    link when it comes, goes, breaks, or is twice as slow."""
     assert is_notable(node_info("a", **before), node_info("a", **after)) is notable
 
 

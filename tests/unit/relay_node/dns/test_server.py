@@ -69,6 +69,9 @@ class Nowhere:
     def locate(self, address: str) -> Position | None:
         return None
 
+    def made_at(self) -> int:
+        return 0
+
     def close(self) -> None: ...
 
 

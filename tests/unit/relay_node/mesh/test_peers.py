@@ -8,6 +8,7 @@ import trustme
 from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, TunnelInfo
 from portway_proto.wire.statements import sign_presence
+from portway_relay.mesh import control_lane
 from portway_relay.mesh import peers as peers_module
 from portway_testkit.links.carrier_link import until
 from portway_testkit.links.mesh_lanes import Make
@@ -291,3 +292,57 @@ async def test_a_node_is_lost_once_it_was_not_reached(make: Make) -> None:
     await until(lambda: one.peers.answers("two"))
     await two.stop()
     await until(lambda: [peer.control.lost for peer in one.peers.all()] == [True, True])
+
+
+async def test_links_have_their_round_trips(make: Make) -> None:
+    """The kernel's, from the handshake of the control lane."""
+    one, two = make("one"), make("two")
+    one.update_peers([one.info, two.info])
+    await until(lambda: one.peers.answers("two"))
+    (link,) = one.peers.links()
+    assert (link.node, link.failure) == ("two", "")
+    assert 0 < link.round_trip_us < 1_000_000
+
+
+async def test_a_link_is_down_after_a_while(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once: a node that restarts is back by then. Those that are down come first, with the reason."""
+    one, two, three = make("one"), make("two"), make("three")
+    one.update_peers([two.info, three.info])
+    await until(lambda: one.peers.answers("two") and one.peers.answers("three"))
+    three.stop_listening()
+    three.drop_lanes()
+    await until(lambda: not one.peers.answers("three"))
+    assert not any(link.failure for link in one.peers.links())
+    monkeypatch.setattr(control_lane, "_DOWN_AFTER", 0.0)
+    await until(lambda: "refused" in one.peers.links()[0].failure)
+    assert [link.node for link in one.peers.links()] == ["three", "two"]
+
+
+async def test_a_link_that_is_refused_again_and_again_is_down(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is up for a moment each time: it is of no use, and the time counts from the beginning."""
+    one, two = make("one"), make("two")
+    two.update_peers([], removed=["one"])
+    began = asyncio.get_running_loop().time()
+    one.update_peers([two.info])
+    peer = one.peers.get("two")
+    assert peer is not None
+    for _ in range(2):
+        await until(lambda: peer.control.up)
+        await until(lambda: not peer.control.up)
+    assert peer.control._down_since - began < 0.1 < peer.control._up_since - began
+    monkeypatch.setattr(control_lane, "_DOWN_AFTER", 0.0)
+    assert one.peers.links()[0].failure not in ("", "it has not been reached yet")
+
+
+async def test_of_many_links_the_worst_are_reported(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large mesh does not fill the registry's records."""
+    monkeypatch.setattr(peers_module, "MAX_LINKS", 2)
+    one = make("one")
+    others = [make(f"other-{number}") for number in range(4)]
+    one.update_peers([other.info for other in others])
+    await until(lambda: all(one.peers.answers(f"other-{number}") for number in range(4)))
+    for number, seconds in enumerate((0.001, 0.2, 0.1, 0.05)):
+        peer = one.peers.get(f"other-{number}")
+        assert peer is not None
+        peer.control._round_trip = seconds
+    assert [link.node for link in one.peers.links()] == ["other-1", "other-2"]

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import math
 import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -33,8 +34,10 @@ from portway_registry.store.contract import (
     Event,
     LeaseId,
     Listing,
+    MemberHealth,
     Put,
     Revision,
+    StoreHealth,
     Write,
 )
 from portway_registry.store.embedded.database import Changes, Database, is_full
@@ -143,6 +146,17 @@ class EmbeddedStore:
         if revision > self._state.revision:
             raise StoreError(f"revision {revision} has not been reached: compact up to {self._state.revision} at most")
         self._history.compact(revision)
+
+    async def health(self) -> StoreHealth:
+        if self._path is None:
+            return StoreHealth("embedded", (MemberHealth(endpoint="memory", leads=True),))
+        path = str(self._path)
+        try:
+            size, free = self._path.stat().st_size, shutil.disk_usage(self._path.parent).free
+        except OSError as error:
+            failure = f"{path} cannot be looked at: {error.strerror}"
+            return StoreHealth("embedded", (MemberHealth(endpoint=path, failure=failure, leads=True),), failure)
+        return StoreHealth("embedded", (MemberHealth(endpoint=path, size=size, used=size, leads=True),), disk_free=free)
 
     async def close(self) -> None:
         if self._closed:

@@ -46,6 +46,8 @@ class Member:
     lease: "rpc_pb2_grpc.LeaseAsyncStub"
     watch: "rpc_pb2_grpc.WatchAsyncStub"
     auth: "rpc_pb2_grpc.AuthAsyncStub"
+    cluster: "rpc_pb2_grpc.ClusterAsyncStub"
+    maintenance: "rpc_pb2_grpc.MaintenanceAsyncStub"
 
 
 class Members:
@@ -68,11 +70,11 @@ class Members:
 
     def current(self) -> Member:
         """The member to use now."""
-        endpoint = self._endpoints[self._used]
-        member = self._members.get(endpoint)
-        if member is None:
-            member = self._members[endpoint] = self._connect(endpoint)
-        return member
+        return self._member(self._endpoints[self._used])
+
+    def all(self) -> tuple[Member, ...]:
+        """Each member, in the order of the settings."""
+        return tuple(map(self._member, self._endpoints))
 
     def failed(self, member: Member) -> None:
         """A call to `member` failed: use the next one, unless another is in use already."""
@@ -122,6 +124,12 @@ class Members:
         for member in members:
             await member.channel.close()
 
+    def _member(self, endpoint: str) -> Member:
+        member = self._members.get(endpoint)
+        if member is None:
+            member = self._members[endpoint] = self._connect(endpoint)
+        return member
+
     def _connect(self, endpoint: str) -> Member:
         if self._credentials is None:
             channel = grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
@@ -134,6 +142,8 @@ class Members:
             rpc_pb2_grpc.LeaseStub(channel),
             rpc_pb2_grpc.WatchStub(channel),
             rpc_pb2_grpc.AuthStub(channel),
+            rpc_pb2_grpc.ClusterStub(channel),
+            rpc_pb2_grpc.MaintenanceStub(channel),
         )
 
 

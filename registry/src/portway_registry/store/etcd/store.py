@@ -20,9 +20,11 @@ from portway_registry.store.contract import (
     Listing,
     Put,
     Revision,
+    StoreHealth,
     Write,
 )
 from portway_registry.store.etcd.calls import Metadata, Refused, ask
+from portway_registry.store.etcd.health import health
 from portway_registry.store.etcd.members import Member, Members
 from portway_registry.store.etcd.messages import entry_of, outcomes, prefix_range, transaction, transactions
 from portway_registry.store.etcd.watch import watch
@@ -120,6 +122,9 @@ class EtcdStore:
         except Refused as error:
             if not error.compacted:
                 raise
+
+    async def health(self) -> StoreHealth:
+        return await health(self._members)
 
     async def close(self) -> None:
         await self._members.close()
