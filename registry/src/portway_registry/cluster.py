@@ -160,6 +160,7 @@ async def _join_replicas(
             tuple(sorted(views.grant_keys.items)),
             tuple(sorted(authority.ids)),
             issuer_id(mesh_certificate.current().certificate, authority.trusted.values()),
+            tuple(map(str, config.mesh_advertise)),
         )
 
     replica = Replica(store, describe, lease_seconds=config.lease_seconds)

@@ -34,6 +34,13 @@ def demand_region(pairs: Sequence[Pair], zone: str) -> None:
         )
 
 
+def of_relay(pairs: Sequence[Pair], domain: str) -> list[Pair]:
+    """Those that are for all names of a region: a node need not read the registry's key. Raises SetupRefused."""
+    return [
+        pair for pair in pairs if any(name.startswith("*.") and name.endswith(f".{domain}") for name in _names(pair[0]))
+    ]
+
+
 def is_for(names: Sequence[str], host: str) -> bool:
     """Whether a certificate with these names is valid for a host."""
     wildcard = f"*.{host.partition('.')[2]}"

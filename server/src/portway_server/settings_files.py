@@ -74,10 +74,10 @@ def registry_file(plan: Plan, certificate: tuple[Path, Path] | None) -> str:
     )
 
 
-def relay_file(plan: Plan, registries: Sequence[str]) -> str:
-    """relay.toml. `registries`: the mesh addresses of registries."""
+def relay_file(plan: Plan, registries: Sequence[str], certificates: Sequence[tuple[Path, Path]]) -> str:
+    """relay.toml. `registries`: the mesh addresses of registries. `certificates`: those of regions with their keys, if
+    registries do not hand them to the node."""
     wishes = plan.wishes
-    certificates = wishes.certificates
     return rendered(
         [f"A relay node of {wishes.domain}: `portway-relay serve --help` lists every setting.", _OWN],
         [
@@ -86,7 +86,7 @@ def relay_file(plan: Plan, registries: Sequence[str]) -> str:
             Line("domain", wishes.domain),
             Line("listen", f"*:{wishes.ports.public}", "visitors, clients, other nodes"),
             Line("advertise", plan.advertise, "where clients and other nodes dial it"),
-            Line("public_address", list(plan.public), "what names of this node lead to"),
+            Line("public_address", list(plan.public) if wishes.dns else None, "what names of this node lead to"),
             Line("dns_listen", list(plan.dns_listen) or None, "it answers for the domain"),
             Line("registry", list(registries), "the registries' ports for nodes"),
             Line("state_dir", relay_state(plan), "its key and certificates"),

@@ -13,7 +13,7 @@ from portway_geo.position import Position
 from portway_runtime.address_scopes import Scope, scope_of
 
 from portway_server import machine
-from portway_server.certificates import demand_region, of_registry
+from portway_server.certificates import demand_region, of_registry, of_relay
 from portway_server.plan import Found, Plan, plan
 from portway_server.settings_files import (
     REGISTRY,
@@ -61,7 +61,13 @@ def files_of(made: Plan, registries: Sequence[str]) -> list[File]:
         files.append(
             File(wishes.config_dir / REGISTRY, registry_file(made, certificate), REGISTRY_USER if users else None)
         )
-    files.append(File(wishes.config_dir / RELAY, relay_file(made, registries), RELAY_USER if users else None))
+    files.append(
+        File(
+            wishes.config_dir / RELAY,
+            relay_file(made, registries, of_relay(wishes.certificates, wishes.domain)),
+            RELAY_USER if users else None,
+        )
+    )
     files.append(File(wishes.config_dir / SERVER, server_file(made, registry_address(wishes)), None))
     return files
 

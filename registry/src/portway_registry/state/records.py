@@ -76,13 +76,14 @@ class GrantKeyRecord(msgspec.Struct, frozen=True):
 
 class ReplicaRecord(msgspec.Struct, frozen=True):
     """A registry replica that lives: the ids of the grant keys that it knows, of the CAs that it trusts, and of the one
-    that the certificate of its mesh port is from."""
+    that the certificate of its mesh port is from. mesh: where nodes reach that port, as host:port."""
 
     id: str
     started_at_ms: int = 0
     grant_keys: tuple[str, ...] = ()
     authorities: tuple[str, ...] = ()
     certificate_authority: str = ""
+    mesh: tuple[str, ...] = ()
 
 
 class Order(StrEnum):

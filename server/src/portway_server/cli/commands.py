@@ -7,6 +7,9 @@ from portway_runtime.errors import RuntimeFault
 from portway_runtime.printable import printable_lines
 
 from portway_server.cli.init import init
+from portway_server.cli.join import join
+from portway_server.cli.status import status
+from portway_server.cli.up import up
 from portway_server.errors import ServerError
 
 _EPILOG = """\
@@ -36,5 +39,5 @@ def commands() -> None:
     """Set up one machine of a Portway cluster, and run its registry and its relay node."""
 
 
-for _command in (init,):
+for _command in (init, up, join, status):
     commands.add_command(_command)
