@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import dns.asyncquery
@@ -69,8 +69,8 @@ async def _program(what: str, at: Endpoint | None, page: str, setting: str) -> F
         return Finding(what, Level.WARNING, f"unknown: {setting} is not set")
     try:
         code, text = await _page(at, page)
-    except (aiohttp.ClientError, OSError) as error:
-        return Finding(what, Level.BAD, f"does not run: {at} does not answer ({error or type(error).__name__})")
+    except (aiohttp.ClientError, OSError):
+        return Finding(what, Level.BAD, f"does not run: nothing answers at {at}")
     return Finding(what, Level.GOOD if code == 200 else Level.BAD, "serves" if code == 200 else f"not ready: {text}")
 
 
@@ -95,9 +95,7 @@ def certificates_of(metrics: str, now: datetime) -> Iterator[Finding]:
         ends = "has ended on" if left <= timedelta(0) else "ends on"
         yield Finding(f"certificate {name}", level, f"{ends} {end:%Y-%m-%d %H:%M} UTC")
     for region in _MISSING.findall(metrics):
-        yield Finding(
-            f"certificate of {region}", Level.WARNING, "this node has none, and refuses visitors of its names"
-        )
+        yield Finding(f"certificate of {region}", Level.WARNING, "this node has none, and refuses its visitors")
 
 
 async def _delegation(config: MachineConfig) -> Finding:
@@ -133,7 +131,7 @@ async def _own_servers(domain: str, listening: Sequence[Endpoint]) -> list[tuple
     return []
 
 
-async def _records_of(name: str, kind: str, at: Endpoint) -> list[object]:
+async def _records_of(name: str, kind: str, at: Endpoint) -> list[Any]:
     query = dns.message.make_query(name, kind)
     here = loopback(at)
     answer = await dns.asyncquery.udp(query, here.host, port=here.port, timeout=_ANSWERED_WITHIN)
