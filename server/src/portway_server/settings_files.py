@@ -19,6 +19,8 @@ SERVER: Final = "server.toml"
 REGISTRY_USER: Final = "portway-registry"
 RELAY_USER: Final = "portway-relay"
 _OWN: Final = "It is yours to edit: `portway-server` does not write it again."
+# The default one: its accounts need no contract.
+LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 _LOOPBACK: Final = "127.0.0.1"
 
 
@@ -58,8 +60,12 @@ def registry_file(plan: Plan, certificate: tuple[Path, Path] | None) -> str:
             Line("admin_token_file", state / "admin-token", "the first start of a cluster writes it"),
             Line("tls_cert", certificate and certificate[0], "of the name that clients and operators use"),
             Line("tls_key", certificate and certificate[1]),
-            Line("acme_email", own.email, "the CA writes to it before certificates end"),
-            Line("acme_directory", own.directory, "the ACME server"),
+            Line(
+                "acme_directory",
+                None if certificate else own.directory or LETS_ENCRYPT,
+                "the ACME server that certificates are obtained from, by whose terms of service you abide",
+            ),
+            Line("acme_email", own.email, "of the account there"),
             Line("acme_ca", own.ca, "its CA"),
             Line("acme_eab_key_id", own.eab_key_id, "the account at the CA"),
             Line("acme_eab_key_file", own.eab_key_file),

@@ -18,6 +18,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_READY, REACH_FAILED, NodeInfo,
 from portway_runtime.clocks import utc_now
 from portway_runtime.endpoints import Endpoint
 
+from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
 from portway_server.delegation import judge, look
 from portway_server.errors import CallFailed
@@ -55,6 +56,7 @@ async def look_at(config: MachineConfig) -> list[Finding]:
     if config.registry is not None:
         found.append(await _program("registry", config.registry.metrics_listen, "/healthz", "metrics_listen"))
     found.append(await _program("node", config.relay.admin_listen, "/readyz", "admin_listen"))
+    found += await _clock(config)
     found += await _certificates(config)
     if getattr(config.relay, "dns_listen", ()):
         found.append(await _delegation(config))
@@ -72,6 +74,15 @@ async def _program(what: str, at: Endpoint | None, page: str, setting: str) -> F
     except (aiohttp.ClientError, OSError):
         return Finding(what, Level.BAD, f"does not run: nothing answers at {at}")
     return Finding(what, Level.GOOD if code == 200 else Level.BAD, "serves" if code == 200 else f"not ready: {text}")
+
+
+async def _clock(config: MachineConfig) -> list[Finding]:
+    directory = getattr(config.registry, "acme_directory", None)
+    ahead = None if directory is None else await clock_ahead(directory, utc_now)
+    if ahead is None:
+        return []
+    fault = judge_clock(ahead)
+    return [Finding("clock", Level.BAD if fault else Level.GOOD, fault or "is right")]
 
 
 async def _certificates(config: MachineConfig) -> list[Finding]:

@@ -19,6 +19,7 @@ from portway_runtime.identities import dns_names
 from portway_runtime.secret_files import replace_file
 
 from portway_server.child import Child, command_as
+from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
 from portway_server.delegation import await_delegation
 from portway_server.errors import CannotWrite, ChildEnded
@@ -84,6 +85,7 @@ class Up:
                     if registry.admin_listen is not None:
                         joining = await held.enter_async_context(calling(registry.listen, ""))
                     await self._ensure_member(calls, joining)
+            await self._look_at_clock()
             node = await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
             if getattr(relay, "dns_listen", ()):
                 await await_delegation(relay.domain, getattr(relay, "public_address", ()), own.resolver)
@@ -91,6 +93,13 @@ class Up:
             if calls is not None:
                 await self._ensure_first_client(calls)
         self._on_ready(self._first_client_line())
+
+    async def _look_at_clock(self) -> None:
+        """Warn of a wrong clock, which other failures follow from."""
+        directory = getattr(self._config.registry, "acme_directory", None)
+        ahead = None if directory is None else await clock_ahead(directory, utc_now)
+        if ahead is not None and (fault := judge_clock(ahead)):
+            logger.warning("%s", fault)
 
     async def stop(self) -> None:
         """Stop the relay node, whose visits may finish, then the registry. May be called again."""

@@ -108,7 +108,7 @@ def test_when_one_fails_both_stop_with_the_reason(first: ServerMachine, killed: 
 
 
 def test_a_program_s_settings_that_cannot_be_used_end_it_with_its_reason(first: ServerMachine) -> None:
-    """And with its code, after which systemd does not start it again."""
+    """And with its code."""
     relay = first.folder / "etc" / "relay.toml"
     relay.write_text(relay.read_text().replace("fra.tun.example.com.crt", "missing.crt"))
     with first.up() as up:

@@ -6,6 +6,7 @@ import click
 
 from portway_server.cli.options import place_options, registry_options, tell_plan, wishes_of
 from portway_server.plan import parent_records
+from portway_server.settings_files import LETS_ENCRYPT
 from portway_server.setup import planned, set_up
 
 # The first name server of a cluster's domain is the first node that answers DNS.
@@ -27,6 +28,10 @@ def init(domain: str, region: str, overwrite: bool, **given: Any) -> None:
     made = planned(wishes)
     files, added = set_up(made, [loopback], overwrite=overwrite)
     tell_plan(made, files, added)
+    if not wishes.certificates:
+        click.echo(
+            f"Certificates   from {wishes.acme.directory or LETS_ENCRYPT}: with `up` you agree to its terms of service"
+        )
     if made.dns_listen:
         parent = wishes.domain.partition(".")[2]
         click.echo(f"\nAdd these records to the zone {parent}, at whoever serves it:\n")

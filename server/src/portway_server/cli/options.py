@@ -79,14 +79,18 @@ _PLACE = (
     click.option("--overwrite", is_flag=True, help="Write settings anew that are there already."),
 )
 _REGISTRY = (
-    click.option("--email", help="Who is told by the certificate authority when something is wrong."),
+    click.option("--email", help="Of the account at the certificate authority."),
     click.option("--etcd", default="", metavar="URL[,URL...]", help="An etcd, in place of the embedded store."),
     click.option("--etcd-ca", type=_FILE, help="The CA (PEM) that issued etcd's certificate."),
     click.option("--etcd-cert", type=_FILE, help="The client certificate (PEM) for etcd."),
     click.option("--etcd-key", type=_FILE, help="Its private key (PEM)."),
     click.option("--etcd-user", help="The user name for etcd."),
     click.option("--etcd-password-file", type=_FILE, help="A file with its password."),
-    click.option("--acme-directory", metavar="URL", help="Another ACME server than the default one, such as staging."),
+    click.option(
+        "--acme-directory",
+        metavar="URL",
+        help="The ACME server, whose terms of service you agree to; by default Let's Encrypt.",
+    ),
     click.option("--acme-ca", type=_FILE, help="The CA (PEM) of the ACME server itself, if it is no public one."),
     click.option("--acme-eab-key-id", help="External account binding: the key's id."),
     click.option("--acme-eab-key-file", type=_FILE, help="External account binding: a file with the key."),
