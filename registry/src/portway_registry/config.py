@@ -37,7 +37,7 @@ def _listen_address(text: str) -> Endpoint:
     return parse_endpoint(f"[{host}]:{port}")
 
 
-def _advertised_address(text: str) -> Endpoint:
+def _dialled_address(text: str) -> Endpoint:
     address = parse_endpoint(text)
     if not address.port or address.host in _EVERY_ADDRESS:
         raise ValueError("name a host and a port that can be dialled, such as registry.example.com:7401")
@@ -52,7 +52,7 @@ SETTINGS: Final = SettingTable(
         Setting("mesh_listen", _listen_address, "address to serve nodes at (mutual TLS)", _ADDRESS),
         Setting(
             "mesh_advertise",
-            _advertised_address,
+            _dialled_address,
             "where nodes reach --mesh-listen, which those that join by `portway-server join` are told; several for "
             "several addresses",
             _ADDRESS,
