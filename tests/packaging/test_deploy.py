@@ -13,11 +13,14 @@ import pytest
 from portway_registry import config as registry_config
 from portway_relay import settings as relay_settings
 from portway_relay.config import NodeLimits
+from portway_server.settings_files import SERVER
+from portway_server.wishes import CONFIG_DIR, STATE_DIR
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SYSTEMD = _ROOT / "deploy" / "systemd"
 _README = (_ROOT / "deploy" / "README.md").read_text()
 _UNITS = ("portway-registry", "portway-relay")
+_ALL_UNITS = (*_UNITS, "portway-server")
 # As `systemd-analyze security` rates a unit, from 0 to 10: what is left to a service that is broken into.
 _MOST_EXPOSURE = 3.0
 # What a node takes to stop after its grace period is over: see Node.stop.
@@ -64,7 +67,7 @@ def test_a_node_s_settings_are_taken() -> None:
     assert config.state_dir == Path("/var/lib/portway-relay")
 
 
-@pytest.mark.parametrize("name", _UNITS)
+@pytest.mark.parametrize("name", _ALL_UNITS)
 def test_a_service_is_started_once_it_serves(name: str) -> None:
     """However long it waits for a registry or a store; its reload is SIGHUP."""
     service = unit(name)
@@ -73,7 +76,7 @@ def test_a_service_is_started_once_it_serves(name: str) -> None:
     assert "AF_UNIX" in service["RestrictAddressFamilies"].split()  # for what it tells the service manager
 
 
-@pytest.mark.parametrize("name", _UNITS)
+@pytest.mark.parametrize("name", _ALL_UNITS)
 def test_systemd_takes_a_service(name: str, tmp_path: Path) -> None:
     """Every directive, as its own tool reads it, without a running systemd."""
     tool = shutil.which("systemd-analyze")
@@ -102,7 +105,7 @@ def test_each_service_has_a_user_of_its_own() -> None:
         assert f"install -g {name} -m 640 deploy/systemd/{short}.toml /etc/portway/" in _README
 
 
-@pytest.mark.parametrize("name", _UNITS)
+@pytest.mark.parametrize("name", _ALL_UNITS)
 def test_a_service_is_left_little(name: str) -> None:
     """As systemd's own tool rates it, without a running systemd."""
     tool = shutil.which("systemd-analyze")
@@ -116,6 +119,23 @@ def test_a_service_is_left_little(name: str) -> None:
     if found is None:
         pytest.skip(f"this systemd-analyze cannot rate a file: {rated.stderr.strip()}")
     assert float(found[1]) <= _MOST_EXPOSURE, rated.stdout
+
+
+def test_the_service_of_one_machine_runs_what_was_set_up() -> None:
+    """As root, with the settings that `portway-server init` and `join` write where they write them; it may do to its
+    programs what they need, and waits for the node to stop."""
+    service = unit("portway-server")
+    program, *arguments = shlex.split(service["ExecStart"])
+    assert Path(program).name in {script.name for script in entry_points(group="console_scripts")}
+    assert arguments == ["up", "--config", str(CONFIG_DIR / SERVER)]
+    assert "User" not in service
+    assert {"CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL", "CAP_CHOWN"} <= set(
+        service["CapabilityBoundingSet"].split()
+    )
+    writable = {path.removeprefix("-") for path in service["ReadWritePaths"].split()}
+    assert writable == {str(STATE_DIR / name) for name in (*_UNITS, "portway-server")}
+    assert service["KillMode"] == "mixed", "it stops its programs itself, the node first"
+    assert float(service["TimeoutStopSec"]) >= float(unit("portway-relay")["TimeoutStopSec"]) + _CLOSING
 
 
 def test_an_invitation_is_on_no_command_line() -> None:

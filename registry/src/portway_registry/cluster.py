@@ -193,7 +193,8 @@ async def _join_replicas(
             tuple(sorted(views.grant_keys.items)),
             tuple(sorted(authority.ids)),
             issuer_id(mesh_certificate.current().certificate, authority.trusted.values()),
-            VERSION,
+            version=VERSION,
+            mesh=tuple(map(str, config.mesh_advertise)),
         )
 
     replica = Replica(store, describe, lease_seconds=config.lease_seconds)

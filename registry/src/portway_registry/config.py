@@ -23,6 +23,7 @@ from portway_registry.store.spec import EmbeddedSpec, StoreSpec, parse_store
 _LISTEN: Final = Endpoint("::", 7400)
 _MESH_LISTEN: Final = Endpoint("::", 7401)
 _ADDRESS: Final = "HOST:PORT"
+_EVERY_ADDRESS: Final = ("0.0.0.0", "::")
 _FILE: Final = "FILE"
 
 
@@ -47,12 +48,27 @@ def _https_url(text: str) -> str:
     return text
 
 
+def _dialled_address(text: str) -> Endpoint:
+    address = parse_endpoint(text)
+    if not address.port or address.host in _EVERY_ADDRESS:
+        raise ValueError("name a host and a port that can be dialled, such as registry.example.com:7401")
+    return address
+
+
 SETTINGS: Final = SettingTable(
     "portway-registry serve",
     "PORTWAY_REGISTRY_",
     (
         Setting("listen", _listen_address, "address to serve clients and operators at (TLS)", _ADDRESS),
         Setting("mesh_listen", _listen_address, "address to serve nodes at (mutual TLS)", _ADDRESS),
+        Setting(
+            "mesh_advertise",
+            _dialled_address,
+            "where nodes reach --mesh-listen, which those that join by `portway-server join` are told; several for "
+            "several addresses",
+            _ADDRESS,
+            repeatable=True,
+        ),
         Setting(
             "admin_listen",
             _listen_address,
@@ -199,6 +215,7 @@ class Config:
 
     listen: Endpoint = _LISTEN
     mesh_listen: Endpoint = _MESH_LISTEN
+    mesh_advertise: tuple[Endpoint, ...] = ()
     admin_listen: Endpoint | None = None
     advertise: Endpoint | None = None
     registry_name: str | None = None

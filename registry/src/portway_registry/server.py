@@ -336,7 +336,7 @@ class Registry:
 
         public, server = add("listen", headers)
         add_DiscoveryServicer_to_server(discovery, server)
-        add_EnrolmentServicer_to_server(Enrolment(cluster.certificates), server)
+        add_EnrolmentServicer_to_server(Enrolment(cluster.certificates, cluster.views.replicas), server)
         if config.admin_listen is None:
             add_AdminServicer_to_server(admin, server)
         else:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from portway_proto.v1 import types_pb2 as portway_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aportway/v1/enrolment.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"8\n\x0bJoinRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"@\n\x0cJoinResponse\x12\x30\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1b.portway.v1.NodeCertificate2F\n\tEnrolment\x12\x39\n\x04Join\x12\x17.portway.v1.JoinRequest\x1a\x18.portway.v1.JoinResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aportway/v1/enrolment.proto\x12\nportway.v1\x1a\x16portway/v1/types.proto\"8\n\x0bJoinRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"T\n\x0cJoinResponse\x12\x30\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1b.portway.v1.NodeCertificate\x12\x12\n\nregistries\x18\x02 \x03(\t2F\n\tEnrolment\x12\x39\n\x04Join\x12\x17.portway.v1.JoinRequest\x1a\x18.portway.v1.JoinResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOINREQUEST']._serialized_start=66
   _globals['_JOINREQUEST']._serialized_end=122
   _globals['_JOINRESPONSE']._serialized_start=124
-  _globals['_JOINRESPONSE']._serialized_end=188
-  _globals['_ENROLMENT']._serialized_start=190
-  _globals['_ENROLMENT']._serialized_end=260
+  _globals['_JOINRESPONSE']._serialized_end=208
+  _globals['_ENROLMENT']._serialized_start=210
+  _globals['_ENROLMENT']._serialized_end=280
 # @@protoc_insertion_point(module_scope)

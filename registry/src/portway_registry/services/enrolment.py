@@ -1,22 +1,29 @@
-"""The Enrolment service, which new nodes call with an invitation's token: their first certificate."""
+"""The Enrolment service, which new nodes call with an invitation's token: their first certificate, and where registries
+are."""
 
-from typing import Any
+from typing import Any, Final
 
 from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
 from portway_proto.v1.enrolment_pb2_grpc import EnrolmentServicer
 
 from portway_registry.nodes.certificates import NodeCertificates
 from portway_registry.services.callers import current_caller
+from portway_registry.state.records import ReplicaRecord
+from portway_registry.state.views import View
+
+_MOST_REGISTRIES: Final = 64
 
 
 class Enrolment(EnrolmentServicer):
     """Callers are identified by their invitations."""
 
-    def __init__(self, certificates: NodeCertificates) -> None:
+    def __init__(self, certificates: NodeCertificates, replicas: View[ReplicaRecord]) -> None:
         self._certificates = certificates
+        self._replicas = replicas
 
     async def Join(self, request: JoinRequest, context: Any) -> JoinResponse:  # noqa: N802
         invitation = current_caller.get().invitation
         assert invitation is not None, "METHOD_ROLES admits only invitations here"
         issued = await self._certificates.join(invitation, node=request.node, region=request.region, csr=request.csr)
-        return JoinResponse(certificate=issued)
+        registries = sorted({address for replica in self._replicas.values() for address in replica.mesh})
+        return JoinResponse(certificate=issued, registries=registries[:_MOST_REGISTRIES])

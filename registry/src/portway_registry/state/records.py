@@ -77,7 +77,7 @@ class GrantKeyRecord(msgspec.Struct, frozen=True):
 class ReplicaRecord(msgspec.Struct, frozen=True):
     """A registry replica that lives: the ids of the grant keys that it knows, of the CAs that it trusts, and of the one
     that the certificate of its mesh port is from; its release, "" for one that does not say. front: host:port of its
-    public port, for nodes; "" while it serves none."""
+    public port, for nodes; "" while it serves none. mesh: where nodes reach its mesh port, as host:port."""
 
     id: str
     started_at_ms: int = 0
@@ -86,6 +86,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True):
     certificate_authority: str = ""
     front: str = ""
     version: str = ""
+    mesh: tuple[str, ...] = ()
 
 
 class Order(StrEnum):

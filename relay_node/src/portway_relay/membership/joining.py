@@ -14,9 +14,8 @@ from typing import Final
 
 import grpc
 from grpc import aio
-from portway_proto.v1.enrolment_pb2 import JoinRequest
+from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
 from portway_proto.v1.enrolment_pb2_grpc import EnrolmentStub
-from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_runtime.backoff import Backoff
 from portway_runtime.clocks import UtcNow, utc_now
 from portway_runtime.endpoints import Endpoint, parse_registry
@@ -98,7 +97,8 @@ async def ensure_certificate(config: NodeConfig, now: UtcNow = utc_now) -> None:
         )
     csr = folder.joining_request(invitation.id, config.name)
     request = JoinRequest(node=config.name, region=config.region, csr=csr)
-    folder.store_joined(invitation.id, await _join(invitation, request, config.registry_ca))
+    answer = await join(invitation, request, config.registry_ca)
+    folder.store_joined(invitation.id, answer.certificate)
     logger.info("joined the cluster", extra={"node": config.name, "invitation": invitation.id})
 
 
@@ -142,8 +142,9 @@ def _demand_valid(folder: StateFolder, config: NodeConfig, now: datetime) -> Non
         )
 
 
-async def _join(invitation: Invitation, request: JoinRequest, registry_ca: Path | None) -> NodeCertificate:
-    """The registry's answer, as soon as it can be reached. Raises JoinError when it refuses."""
+async def join(invitation: Invitation, request: JoinRequest, registry_ca: Path | None) -> JoinResponse:
+    """The registry's answer, as soon as it can be reached. registry_ca: the CA of its public port (PEM); the system's
+    if None. Raises JoinError when it refuses."""
     roots = _system_roots() if registry_ca is None else _read(registry_ca)
     demand_threads()
     pauses, logged, names = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), "", Names()
@@ -186,7 +187,7 @@ def _system_roots() -> bytes | None:
         raise JoinError(f"the system's CAs cannot be used: {error}; or give --registry-ca FILE") from None
 
 
-async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None, names: Names) -> NodeCertificate:
+async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None, names: Names) -> JoinResponse:
     """One Join call. Raises AioRpcError."""
     credentials = grpc.ssl_channel_credentials(roots)
     target, options = await _target(invitation.registry, names)
@@ -194,8 +195,7 @@ async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None
         target, credentials, options=(*options, *OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN)
     ) as channel:
         metadata = (("authorization", f"Bearer {invitation.token}"),)
-        answer = await EnrolmentStub(channel).Join(request, metadata=metadata, timeout=_ANSWERED_WITHIN)
-    return answer.certificate
+        return await EnrolmentStub(channel).Join(request, metadata=metadata, timeout=_ANSWERED_WITHIN)
 
 
 async def _target(registry: Endpoint, names: Names) -> tuple[str, Options]:

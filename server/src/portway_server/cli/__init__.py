@@ -1,0 +1,1 @@
+"""The command portway-server; each of its commands is in the module of its name."""

@@ -1,0 +1,78 @@
+"""Joining a cluster of other machines: the invitation is exchanged for the node's certificate, and for where registries
+are.
+
+Here: which registry is asked, and what becomes of its answer. Not here: the call (portway_relay.membership.joining).
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
+from portway_relay.errors import RelayError
+from portway_relay.membership.joining import Invitation, join, parse_invitation
+from portway_relay.membership.state_folder import StateFolder
+from portway_runtime.endpoints import Endpoint
+from portway_runtime.errors import RuntimeFault
+
+from portway_server.errors import CannotJoin, SetupRefused
+
+_PUBLIC_PORT: Final = 443
+# Seconds. A person waits; the log says meanwhile what is waited for.
+_PATIENCE: Final = 60.0
+
+
+def invitation_of(text: str, source: str, domain: str, at: Endpoint | None) -> Invitation:
+    """The invitation in a text, TOKEN or TOKEN@HOST:PORT, and where to show it: at `at` if it is given, else where the
+    invitation says, else at the domain, whose nodes pass it on. An address of loopback is the inviting machine's own.
+
+    Raises SetupRefused, without the token in its text.
+    """
+    words = text.strip()
+    default = Endpoint(domain, _PUBLIC_PORT)
+    try:
+        found = parse_invitation(words if "@" in words else f"{words}@{default}", source)
+    except RelayError as error:
+        raise SetupRefused(str(error)) from None
+    if at is not None:
+        return replace(found, registry=at)
+    return replace(found, registry=default) if _is_loopback(found.registry.host) else found
+
+
+def join_cluster(
+    invitation: Invitation, *, node: str, region: str, state: Path, registry_ca: Path | None
+) -> Sequence[str]:
+    """Join, and keep the certificate in the node's state folder. Where registries serve nodes, as host:port, perhaps
+    none.
+
+    With the same invitation it may be called again for ten minutes. Raises CannotJoin.
+    """
+    folder = StateFolder(state)
+    try:
+        request = JoinRequest(node=node, region=region, csr=folder.joining_request(invitation.id, node))
+        answer = asyncio.run(_joined(invitation, request, registry_ca))
+        folder.store_joined(invitation.id, answer.certificate)
+    except (RelayError, RuntimeFault) as error:
+        raise CannotJoin(str(error)) from error
+    return list(answer.registries)
+
+
+async def _joined(invitation: Invitation, request: JoinRequest, registry_ca: Path | None) -> JoinResponse:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await join(invitation, request, registry_ca)
+    except TimeoutError:
+        raise CannotJoin(
+            f"no registry was reached at {invitation.registry} within {_PATIENCE:g} s: is the domain right, and does "
+            "the first machine serve? --join-at HOST:PORT names another address of a registry's port for clients"
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

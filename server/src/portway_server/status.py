@@ -1,0 +1,187 @@
+"""How this machine is: what runs, its certificates, the delegation, the cluster's nodes.
+
+Here: asking each part as an operator would, and judging. Not here: printing (cli/status.py), other machines.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import Any, Final
+
+import aiohttp
+import dns.asyncquery
+import dns.exception
+import dns.message
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, REACH_FAILED, NodeInfo, NodeState
+from portway_runtime.clocks import utc_now
+from portway_runtime.endpoints import Endpoint
+
+from portway_server.clock import clock_ahead, judge_clock
+from portway_server.config import MachineConfig
+from portway_server.delegation import judge, look
+from portway_server.errors import CallFailed
+from portway_server.plan import parent_records
+from portway_server.registry_calls import calling, loopback
+from portway_server.up import FIRST_CLIENT
+
+_ANSWERED_WITHIN: Final = 5.0
+_SOON: Final = timedelta(days=7)
+_END: Final = re.compile(r'portway_(?:relay|registry)_certificate_end_timestamp_seconds\{certificate="([^"]+)"\} (\S+)')
+_MISSING: Final = re.compile(r'portway_relay_region_certificate_missing\{region="([^"]+)"\} 1')
+
+
+class Level(IntEnum):
+    """How good something is; the worst one is the machine's."""
+
+    GOOD = 0
+    WARNING = 1
+    BAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one thing. `more`: further lines for people."""
+
+    what: str
+    level: Level
+    text: str
+    more: tuple[str, ...] = ()
+
+
+async def look_at(config: MachineConfig) -> list[Finding]:
+    """All findings, in the order in which they depend on each other."""
+    found = []
+    if config.registry is not None:
+        found.append(await _program("registry", config.registry.metrics_listen, "/healthz", "metrics_listen"))
+    found.append(await _program("node", config.relay.admin_listen, "/readyz", "admin_listen"))
+    found += await _clock(config)
+    found += await _certificates(config)
+    if getattr(config.relay, "dns_listen", ()):
+        found.append(await _delegation(config))
+    if config.registry is not None:
+        found += await _nodes(config)
+        found += _first_client(config)
+    return found
+
+
+async def _program(what: str, at: Endpoint | None, page: str, setting: str) -> Finding:
+    if at is None:
+        return Finding(what, Level.WARNING, f"unknown: {setting} is not set")
+    try:
+        code, text = await _page(at, page)
+    except (aiohttp.ClientError, OSError):
+        return Finding(what, Level.BAD, f"does not run: nothing answers at {at}")
+    return Finding(what, Level.GOOD if code == 200 else Level.BAD, "serves" if code == 200 else f"not ready: {text}")
+
+
+async def _clock(config: MachineConfig) -> list[Finding]:
+    directory = getattr(config.registry, "acme_directory", None)
+    ahead = None if directory is None else await clock_ahead(directory, utc_now)
+    if ahead is None:
+        return []
+    fault = judge_clock(ahead)
+    return [Finding("clock", Level.BAD if fault else Level.GOOD, fault or "is right")]
+
+
+async def _certificates(config: MachineConfig) -> list[Finding]:
+    pages = []
+    for at in (None if config.registry is None else config.registry.metrics_listen, config.relay.admin_listen):
+        if at is not None:
+            try:
+                pages.append((await _page(at, "/metrics"))[1])
+            except (aiohttp.ClientError, OSError):
+                continue
+    return list(certificates_of("\n".join(pages), utc_now()))
+
+
+def certificates_of(metrics: str, now: datetime) -> Iterator[Finding]:
+    """The certificates in pages of metrics, and the regions that have none."""
+    for name, seconds in dict(_END.findall(metrics)).items():
+        end = datetime.fromtimestamp(float(seconds), UTC)
+        left = end - now
+        # A node's own one lives for two days, and is renewed by the node itself.
+        level = Level.BAD if left <= timedelta(0) else Level.WARNING if left < _SOON and name != "node" else Level.GOOD
+        ends = "has ended on" if left <= timedelta(0) else "ends on"
+        yield Finding(f"certificate {name}", level, f"{ends} {end:%Y-%m-%d %H:%M} UTC")
+    for region in _MISSING.findall(metrics):
+        yield Finding(f"certificate of {region}", Level.WARNING, "this node has none, and refuses its visitors")
+
+
+async def _delegation(config: MachineConfig) -> Finding:
+    relay = config.relay
+    own, listening = getattr(relay, "public_address", ()), getattr(relay, "dns_listen", ())
+    servers = await _own_servers(relay.domain, listening)
+    addresses = [address for _, found in servers for address in found] or [str(one) for one in own]
+    verdict = judge(relay.domain, addresses, await look(relay.domain, config.own.resolver))
+    if verdict.good:
+        return Finding("delegation", Level.GOOD, verdict.text)
+    wanted = servers or [(f"ns1.{relay.domain}", tuple(map(str, own)))]
+    return Finding("delegation", Level.BAD, verdict.text, tuple(_records(relay.domain, wanted)))
+
+
+def _records(domain: str, servers: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    for name, addresses in servers:
+        yield from parent_records(domain, name, addresses)
+
+
+async def _own_servers(domain: str, listening: Sequence[Endpoint]) -> list[tuple[str, tuple[str, ...]]]:
+    """The name servers of the domain and their addresses, as this machine's own server says; none if it does not
+    answer."""
+    for at in listening[:1]:
+        try:
+            names = [one.target.to_text(omit_final_dot=True) for one in await _records_of(domain, "NS", at)]
+            found = []
+            for name in sorted(names):
+                records = [*await _records_of(name, "A", at), *await _records_of(name, "AAAA", at)]
+                found.append((name, tuple(one.address for one in records)))
+            return found
+        except (dns.exception.DNSException, OSError):
+            continue
+    return []
+
+
+async def _records_of(name: str, kind: str, at: Endpoint) -> list[Any]:
+    query = dns.message.make_query(name, kind)
+    here = loopback(at)
+    answer = await dns.asyncquery.udp(query, here.host, port=here.port, timeout=_ANSWERED_WITHIN)
+    return [one for rrset in answer.answer if rrset.rdtype == query.question[0].rdtype for one in rrset]
+
+
+async def _nodes(config: MachineConfig) -> list[Finding]:
+    registry = config.registry
+    assert registry is not None
+    file = registry.first_admin_token_file()
+    try:
+        token = "" if file is None else file.read_text().strip()
+    except OSError as error:
+        return [Finding("nodes", Level.WARNING, f"not asked: {file} cannot be read: {error.strerror}")]
+    try:
+        async with calling(registry.admin_listen or registry.listen, token) as calls:
+            nodes = await calls.nodes()
+    except CallFailed as error:
+        return [Finding("nodes", Level.BAD, str(error))]
+    if not nodes:
+        return [Finding("nodes", Level.BAD, "none is registered")]
+    return [node_finding(one) for one in nodes]
+
+
+def node_finding(node: NodeInfo) -> Finding:
+    """A node as the registry has it."""
+    state = NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
+    where = f"{state}, region {node.region}, {Endpoint(node.host, node.port)}, {node.tunnels} tunnels"
+    if node.reach == REACH_FAILED:
+        return Finding(f"node {node.name}", Level.BAD, f"{where}; nobody reaches it: is a firewall in between?")
+    return Finding(f"node {node.name}", Level.GOOD if node.state == NODE_STATE_READY else Level.WARNING, where)
+
+
+def _first_client(config: MachineConfig) -> list[Finding]:
+    file = config.own.state_dir / FIRST_CLIENT
+    return [Finding("first client", Level.GOOD, f"its line is in {file}")] if file.exists() else []
+
+
+async def _page(at: Endpoint, path: str) -> tuple[int, str]:
+    limit = aiohttp.ClientTimeout(total=_ANSWERED_WITHIN)
+    async with aiohttp.ClientSession(timeout=limit) as session, session.get(f"http://{loopback(at)}{path}") as answer:
+        return answer.status, (await answer.text()).strip()

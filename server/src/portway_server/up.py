@@ -1,0 +1,187 @@
+"""What runs on this machine, as one: the registry, the relay node, and what the first start of them needs.
+
+Here: the order of start and stop. Not here: a process (child.py), calls (registry_calls.py), the delegation
+(delegation.py).
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+from portway_relay.cli import REMOVED
+from portway_relay.errors import RelayError
+from portway_relay.membership.state_folder import StateFolder
+from portway_runtime.clocks import utc_now
+from portway_runtime.identities import dns_names
+from portway_runtime.secret_files import replace_file
+
+from portway_server.child import Child, command_as
+from portway_server.clock import clock_ahead, judge_clock
+from portway_server.config import MachineConfig
+from portway_server.delegation import await_delegation
+from portway_server.errors import CannotWrite, ChildEnded
+from portway_server.registry_calls import RegistryCalls, calling
+from portway_server.writing import give
+
+logger = logging.getLogger(__name__)
+
+FIRST_CLIENT: Final = "first-client"
+_TENANT: Final = "default"
+_DESCRIPTION: Final = "first client"
+
+
+class Up:
+    """The programs of one machine. Needs a running loop."""
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        environment: Mapping[str, str],
+        *,
+        log: int,
+        on_ready: Callable[[str], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """
+        environment: that of the programs.
+        log: the descriptor that their log lines are written to.
+        on_ready: called once all is ready, with the first client's line; with "" when there is none.
+        on_failure: called with ChildEnded when a program ended by itself: all is to be stopped then.
+        """
+        self._config = config
+        self._environment = {name: value for name, value in environment.items() if name != "NOTIFY_SOCKET"}
+        self._log = log
+        self._on_ready = on_ready
+        self._on_failure = on_failure
+        self._children: list[Child] = []
+
+    async def start(self) -> None:
+        """Start the registry, and once it serves the relay node; return when visitors and clients may come.
+
+        Before its first start the node joins by an invitation that is made for it. While something is waited for (the
+        delegation, certificates, a store), the log says for what. Raises ServerError, with nothing left running.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        own, relay, registry = self._config.own, self._config.relay, self._config.registry
+        async with AsyncExitStack() as held:
+            calls = None
+            if registry is not None and own.registry_config is not None:
+                serving = await self._run("portway-registry", own.registry_config, own.registry_user)
+                await serving.serves()
+                token_file = registry.first_admin_token_file()
+                if token_file is not None and token_file.exists():
+                    at = registry.admin_listen or registry.listen
+                    calls = await held.enter_async_context(calling(at, token_file.read_text().strip()))
+                    joining = calls
+                    if registry.admin_listen is not None:
+                        joining = await held.enter_async_context(calling(registry.listen, ""))
+                    await self._ensure_member(calls, joining)
+            await self._look_at_clock()
+            node = await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
+            if getattr(relay, "dns_listen", ()):
+                await await_delegation(relay.domain, getattr(relay, "public_address", ()), own.resolver)
+            await node.serves()
+            if calls is not None:
+                await self._ensure_first_client(calls)
+        self._on_ready(self._first_client_line())
+
+    async def _look_at_clock(self) -> None:
+        """Warn of a wrong clock, which other failures follow from."""
+        directory = getattr(self._config.registry, "acme_directory", None)
+        ahead = None if directory is None else await clock_ahead(directory, utc_now)
+        if ahead is not None and (fault := judge_clock(ahead)):
+            logger.warning("%s", fault)
+
+    async def stop(self) -> None:
+        """Stop the relay node, whose visits may finish, then the registry. May be called again."""
+        while self._children:
+            await self._children.pop().stop()
+
+    def reload(self) -> None:
+        """Have the programs read their certificates again."""
+        for child in self._children:
+            child.reload()
+
+    async def _run(self, program: str, settings: Path, user: str | None, capability: str | None = None) -> Child:
+        path = Path(sys.executable).with_name(program)
+        child = Child(
+            program,
+            command_as(user, [str(path), "serve", "--config", str(settings)], capability),
+            self._environment,
+            log=self._log,
+            on_end=self._ended,
+            on_failure=self._on_failure,
+        )
+        await child.start()
+        self._children.append(child)
+        return child
+
+    def _ended(self, end: ChildEnded) -> None:
+        if end.code == REMOVED and self._config.registry is not None:
+            logger.warning(
+                "an operator removed this machine's node, and its registry goes on without it: stop `portway-server`, "
+                "delete the node's state_dir and start again, to have the node back"
+            )
+            return
+        logger.error("%s; all of this machine's programs are stopped", end)
+        self._on_failure(end)
+
+    async def _ensure_member(self, admin: RegistryCalls, joining: RegistryCalls) -> None:
+        """Have the node join, unless it has a certificate that is valid. Raises CallFailed and CannotWrite."""
+        relay = self._config.relay
+        if relay.state_dir is None:
+            return  # it was given its certificate
+        folder = StateFolder(relay.state_dir)
+        try:
+            if _is_member(folder, relay.server_name):
+                return
+            token = await admin.invite(relay.region, relay.name)
+            invitation = token.split("_")[1]
+            csr = folder.joining_request(invitation, relay.name)
+            folder.store_joined(invitation, await joining.join(token, relay.name, relay.region, csr))
+            give(relay.state_dir, self._config.own.relay_user)
+        except RelayError as error:
+            raise CannotWrite(str(error)) from error
+        except (OSError, KeyError) as error:
+            raise CannotWrite(f"cannot give {relay.state_dir} to {self._config.own.relay_user}: {error}") from error
+        logger.info("this machine's node joined the cluster", extra={"node": relay.name})
+
+    async def _ensure_first_client(self, calls: RegistryCalls) -> None:
+        """Make the first client's token, if there was none before. Raises CallFailed and CannotWrite."""
+        path = self._first_client_file()
+        if path.exists() or await calls.has_client_tokens():
+            return
+        token = await calls.create_client_token(_TENANT, _DESCRIPTION)
+        line = f"PORTWAY_REGISTRY={self._config.own.registry_name} PORTWAY_TOKEN={token}\n"
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            replace_file(path, line.encode())
+        except OSError as error:
+            raise CannotWrite(f"cannot write to {path}: {error.strerror}") from error
+        logger.info("the first client's token is made", extra={"file": str(path)})
+
+    def _first_client_file(self) -> Path:
+        return self._config.own.state_dir / FIRST_CLIENT
+
+    def _first_client_line(self) -> str:
+        try:
+            return self._first_client_file().read_text().strip()
+        except OSError:
+            return ""
+
+
+def _is_member(folder: StateFolder, server_name: str) -> bool:
+    """Whether the folder holds a certificate of this node that has not ended. Raises RelayError."""
+    if folder.invitation is None:
+        return False
+    certificate = folder.certificate()
+    return server_name in dns_names(certificate) and certificate.not_valid_after_utc > utc_now()

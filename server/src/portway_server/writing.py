@@ -1,0 +1,108 @@
+"""Writing what was planned: users, folders with their owners, files that are not there yet.
+
+Here: doing. Not here: what is in the files (settings_files.py).
+"""
+
+import grp
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from portway_runtime.secret_files import replace_file
+
+from portway_server.errors import CannotWrite, SetupRefused
+
+_SETTINGS_MODE: Final = 0o640
+_PRIVATE: Final = 0o700
+_NO_SHELL: Final = "/usr/sbin/nologin"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to write. `group`: the user whose group may read it; None for the user that writes it alone."""
+
+    path: Path
+    text: str
+    group: str | None
+
+
+def demand_absent(files: Sequence[File]) -> None:
+    """Raise SetupRefused if one of the files is there."""
+    there = [str(file.path) for file in files if file.path.exists()]
+    if there:
+        raise SetupRefused(
+            f"this machine is set up already: there is {', '.join(there)}. Edit what is to change and restart, or give "
+            "--overwrite to write these files anew"
+        )
+
+
+def demand_root(config_dir: Path) -> None:
+    """Raise SetupRefused where separate users cannot be had for want of rights."""
+    if os.geteuid() != 0:
+        raise SetupRefused(
+            f"not run as root: {config_dir}, ports below 1024 and users of their own for the registry and the relay "
+            "need it. Run it as root; or, to try things out, give --same-user, folders of yours (--config-dir, "
+            "--state-dir) and other ports"
+        )
+
+
+def add_users(names: Sequence[str]) -> list[str]:
+    """Make the system users that are missing; those made. Raises CannotWrite."""
+    missing = [name for name in names if not _has_user(name)]
+    for name in missing:
+        tool = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        if tool is None:
+            raise CannotWrite(f"there is no user {name}, and no useradd to make it: make it, or give --same-user")
+        command = [tool, "--system", "--user-group", "--no-create-home", "--home-dir", "/", "--shell", _NO_SHELL, name]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode:
+            raise CannotWrite(f"user {name} cannot be made: {made.stderr.strip()}")
+    return missing
+
+
+def write(files: Sequence[File]) -> None:
+    """Write all files, each as a whole; folders are made. Raises CannotWrite."""
+    for file in files:
+        try:
+            file.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            replace_file(file.path, file.text.encode(), mode=_SETTINGS_MODE)
+            if file.group is not None:
+                os.chown(file.path, -1, grp.getgrnam(file.group).gr_gid)
+        except OSError as error:
+            raise _cannot_write(file.path, error) from error
+
+
+def make_folder(path: Path, user: str | None) -> None:
+    """A folder that only this user, or the caller, can enter. Raises CannotWrite."""
+    try:
+        path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        give(path, user)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def give(path: Path, user: str | None) -> None:
+    """Make a user the owner of a file, or of a folder and all in it; None changes nothing. Raises OSError, and KeyError
+    for a user that does not exist."""
+    if user is None:
+        return
+    owner = pwd.getpwnam(user)
+    for one in [path, *(path.rglob("*") if path.is_dir() else ())]:
+        os.chown(one, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+
+
+def _has_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _cannot_write(path: Path, error: OSError) -> CannotWrite:
+    return CannotWrite(f"cannot write to {error.filename or path}: {error.strerror}")

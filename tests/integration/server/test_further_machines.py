@@ -1,0 +1,102 @@
+"""A second machine of a cluster: one command, an invitation, no file."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from portway_testkit.clusters.server_machines import DOMAIN, ServerMachine, program
+from portway_testkit.waiting import eventually
+
+pytestmark = pytest.mark.timeout(180)
+
+Machines = tuple[ServerMachine, ServerMachine]
+
+
+def admin(first: ServerMachine, *words: str) -> str:
+    """`portway-admin` on the first machine."""
+    token = first.state / "portway-registry" / "admin-token"
+    done = first.machine.run(
+        *(program("portway-admin"), "--registry", f"{DOMAIN}:7400"),
+        *("--ca", str(first.ca_file), "--token-file", str(token), *words),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def join(
+    one: ServerMachine, *more: str | Path, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    command = (program("portway-server"), "join", DOMAIN, "--registry-ca", one.ca_file)
+    return one.machine.run(*command, *one.by_hand("iad"), *more, environment=environment)
+
+
+def test_a_further_machine_joins_with_one_command_and_both_are_one_mesh(
+    first: ServerMachine, machines: Machines, tmp_path: Path
+) -> None:
+    """The invitation comes in the environment. The registry's answer says where registries serve nodes. `status` of the
+    first machine shows both."""
+    second = machines[1]
+    with first.up() as up:
+        up.line()
+        invitation = admin(first, "node", "invite", "--region", "iad")
+        joined = join(second, environment={"PORTWAY_JOIN": invitation})
+        assert (joined.returncode, joined.stderr) == (0, "")
+        relay = (second.folder / "etc" / "relay.toml").read_text()
+        for address in (f"{first.machine.address}:7401", f"[{first.machine.ipv6}]:7401"):
+            assert f'"{address}"' in relay
+        assert invitation.partition("@")[0] not in relay
+        with second.up() as other:
+            findings = {one["what"]: one for one in findings_of(first)}
+            nodes = [one["text"].split(", ")[1] for what, one in findings.items() if what.startswith("node ")]
+            assert sorted(nodes) == ["region fra", "region iad"]
+            # The first node was given no certificate of the other region.
+            assert [what for what, one in findings.items() if one["level"] != "good"] == ["certificate of iad"]
+            assert other.stop() == 0
+        stopped = second.machine.run(program("portway-server"), "status", "--config", second.settings)
+        assert stopped.returncode == 4
+        assert "does not run" in stopped.stdout
+
+
+def findings_of(first: ServerMachine) -> list[dict[str, str]]:
+    """What `status` of the first machine finds, once both nodes are there."""
+    found: list[dict[str, str]] = []
+
+    def both() -> bool:
+        done = first.machine.run(program("portway-server"), "status", "--json", "--config", first.settings)
+        found[:] = json.loads(done.stdout)["findings"]
+        return done.returncode == 3 and sum(one["what"].startswith("node ") for one in found) == 2
+
+    eventually(both, shown=lambda: found)
+    return found
+
+
+@pytest.mark.parametrize("how", ["file", "nothing", "wrong"])
+def test_a_join_that_cannot_be_says_why_and_writes_no_settings(
+    first: ServerMachine, machines: Machines, tmp_path: Path, how: str
+) -> None:
+    """Without an invitation, with one that is used or unknown, with none of ours."""
+    second = machines[1]
+    file = tmp_path / "invitation"
+    if how == "nothing":
+        done = join(second)
+        assert (done.returncode, "PORTWAY_JOIN" in done.stderr) == (2, True)
+    elif how == "wrong":
+        file.write_text("hello\n")
+        done = join(second, "--token-file", file)
+        assert (done.returncode, f"--token-file {file} is not an invitation" in done.stderr) == (1, True)
+    else:
+        with first.up() as up:
+            up.line()
+            file.write_text(admin(first, "node", "invite", "--region", "fra"))
+            done = join(second, "--token-file", file)
+        assert done.returncode == 1
+        assert "region" in done.stderr
+    assert not second.settings.exists()
+
+
+def test_a_further_registry_needs_the_etcd_of_the_others(machines: Machines) -> None:
+    """An embedded store has one registry."""
+    done = join(machines[1], "--registry")
+    assert done.returncode == 1
+    assert "--etcd" in done.stderr

@@ -1,0 +1,49 @@
+"""How what was asked is judged."""
+
+from datetime import UTC, datetime
+
+import pytest
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, REACH_FAILED, REACH_REACHED, NodeInfo
+from portway_server.status import Level, certificates_of, node_finding
+
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
+DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "level"),
+    [
+        ("fra.tun.example.com", 30, Level.GOOD),
+        ("fra.tun.example.com", 3, Level.WARNING),
+        ("fra.tun.example.com", -1, Level.BAD),
+        ("node", 1, Level.GOOD),
+        ("node", -1, Level.BAD),
+        ("public", 3, Level.WARNING),
+    ],
+)
+def test_a_certificate_is_judged_by_its_end(name: str, days: int, level: Level) -> None:
+    """A node renews its own one, which lives for two days, each day."""
+    program = "registry" if name == "public" else "relay"
+    metric = f'portway_{program}_certificate_end_timestamp_seconds{{certificate="{name}"}}'
+    (found,) = certificates_of(f"# HELP x\n{metric} {NOW.timestamp() + days * DAY}\n", NOW)
+    assert (found.what, found.level) == (f"certificate {name}", level)
+
+
+def test_a_region_without_a_certificate_is_named() -> None:
+    metric = "portway_relay_region_certificate_missing"
+    (found,) = certificates_of(f'{metric}{{region="fra"}} 0.0\n{metric}{{region="iad"}} 1.0\n', NOW)
+    assert (found.what, found.level) == ("certificate of iad", Level.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("state", "reach", "level"),
+    [
+        (NODE_STATE_READY, REACH_REACHED, Level.GOOD),
+        (NODE_STATE_DRAINING, REACH_REACHED, Level.WARNING),
+        (NODE_STATE_READY, REACH_FAILED, Level.BAD),
+    ],
+)
+def test_a_node_is_judged_by_its_state_and_whether_it_is_reached(state: "int", reach: "int", level: Level) -> None:
+    node = NodeInfo(name="fra-1", region="fra", host="45.76.1.7", port=443)
+    node.state, node.reach = state, reach  # type: ignore[assignment]
+    assert node_finding(node).level is level
