@@ -20,6 +20,7 @@ _PROGRAMS = {
     "portway": ["portway"],
     "portway-relay": ["portway-relay"],
     "portway-registry": ["portway-registry", "portway-admin"],
+    "portway-server": ["portway-server"],
     "portway-proto": [],
     "portway-runtime": [],
     "portway-carrier": [],
