@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NoReturn
 
 from portway_runtime.descriptors import raise_limit
@@ -13,6 +12,7 @@ from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.run import ServerParser, run_program, serve
 from portway_runtime.settings import add_config_flag, add_flags, with_defaults
 from portway_runtime.standard_streams import open_standard_streams
+from portway_runtime.version import VERSION
 
 from portway_registry.config import SETTINGS, Config, load
 from portway_registry.errors import RegistryError
@@ -52,7 +52,7 @@ def _load(words: Sequence[str]) -> Config:
 
 def _parser() -> argparse.ArgumentParser:
     parser = ServerParser(prog="portway-registry", description="The registry of a Portway cluster.")
-    parser.add_argument("--version", action="version", version=f"portway-registry {version('portway-registry')}")
+    parser.add_argument("--version", action="version", version=f"portway-registry {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser(
         "serve",

@@ -5,11 +5,11 @@ part.
 from collections import Counter
 
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_runtime.version import VERSION
 
 from portway_relay.lifecycle import Lifecycle
 from portway_relay.metrics import MeshCounts, NodeCounts
 from portway_relay.parts import Base, RawPortParts, Routing, Serving
-from portway_relay.version import VERSION
 
 
 class Report:
