@@ -20,6 +20,7 @@ from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
 from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.printable import printable_json, printable_line
 from portway_runtime.standard_streams import drop_standard_output, open_standard_streams
+from portway_runtime.version import VERSION
 
 from portway.config import (
     CA_VARIABLE,
@@ -48,7 +49,6 @@ from portway.errors import (
 )
 from portway.forwarding import Forwarding, forward
 from portway.tunnel import Tunnel
-from portway.version import VERSION
 
 NETCHECK: Final = "netcheck"
 USAGE: Final = 2  # argparse's own

@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine, Sequence
-from importlib.metadata import version
 from typing import Final, NoReturn
 
 from portway_runtime.descriptors import raise_limit
@@ -17,6 +16,7 @@ from portway_runtime.printable import printable_lines
 from portway_runtime.run import FAILED, UNUSABLE_SETTINGS, ServerParser, run_program, serve
 from portway_runtime.settings import add_config_flag, add_flags, with_defaults
 from portway_runtime.standard_streams import open_standard_streams
+from portway_runtime.version import VERSION
 
 from portway_registry.config import SETTINGS, Config, load
 from portway_registry.errors import ConfigError, RegistryError
@@ -98,7 +98,7 @@ def _moving(config: Config, parsed: argparse.Namespace) -> Coroutine[object, obj
 
 def _parser() -> argparse.ArgumentParser:
     parser = ServerParser(prog="portway-registry", description="The registry of a Portway cluster.")
-    parser.add_argument("--version", action="version", version=f"portway-registry {version('portway-registry')}")
+    parser.add_argument("--version", action="version", version=f"portway-registry {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     serve = commands.add_parser(
         "serve",

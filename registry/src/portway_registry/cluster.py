@@ -15,6 +15,7 @@ from portway_runtime.backoff import jittered
 from portway_runtime.certificates import issuer_id
 from portway_runtime.clocks import utc_now
 from portway_runtime.tasks import Tasks
+from portway_runtime.version import VERSION
 
 from portway_registry.access.bootstrap import bootstrap
 from portway_registry.access.failed_authentications import FailedAuthentications
@@ -42,7 +43,6 @@ from portway_registry.state.views import Views
 from portway_registry.store.contract import Store
 from portway_registry.store.open import open_store
 from portway_registry.tunnels.quota import Quota
-from portway_registry.version import VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import silence_grpc
 from portway_runtime.run import ServerParser, run_program, serve
 from portway_runtime.standard_streams import open_standard_streams
+from portway_runtime.version import VERSION
 
 from portway_relay import settings
 from portway_relay.config import NodeConfig
 from portway_relay.errors import ConfigError, NodeRemoved, RelayError
-from portway_relay.version import VERSION
 
 logger = logging.getLogger(__name__)
 

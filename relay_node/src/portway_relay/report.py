@@ -6,12 +6,12 @@ from collections import Counter
 
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.descriptors import usage
+from portway_runtime.version import VERSION
 
 from portway_relay.dns.server import DnsServer
 from portway_relay.lifecycle import Lifecycle
 from portway_relay.metrics import MeshCounts, NodeCounts
 from portway_relay.parts import Base, RawPortParts, Routing, Serving
-from portway_relay.version import VERSION
 
 
 class Report:

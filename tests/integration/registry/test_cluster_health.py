@@ -7,7 +7,7 @@ import pytest
 from portway_proto.v1 import admin_pb2 as pb
 from portway_registry.config import Config
 from portway_registry.server import Registry
-from portway_registry.version import VERSION
+from portway_runtime.version import VERSION
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.registry import running
 

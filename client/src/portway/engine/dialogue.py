@@ -17,9 +17,9 @@ from portway_proto.wire.labels import Label
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_proto.wire.statements import Claim, Presence
 from portway_runtime.endpoints import MAX_PORT, is_host
+from portway_runtime.version import VERSION
 
 from portway.engine.failures import Failure, read_failure
-from portway.version import VERSION
 
 M = TypeVar("M", bound=Message)
 

@@ -75,8 +75,7 @@ class GrpcRegistries:
         with fork_guard:
             from portway_proto.v1.discovery_pb2 import LocateRequest, Strategy
             from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
-
-            from portway.version import VERSION
+            from portway_runtime.version import VERSION
 
         region = self._settings.region
         geoip = self._settings.strategy == GEOIP

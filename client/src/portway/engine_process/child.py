@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from portway_runtime.clocks import Monotonic, monotonic
 from portway_runtime.threads import start_thread
+from portway_runtime.version import VERSION
 
 from portway.engine_process.channel import Channel, Message
 from portway.engine_process.messages import (
@@ -31,7 +32,6 @@ from portway.engine_process.messages import (
 )
 from portway.errors import Error, QuotaError, RemoteError, TunnelLostError, UnreachableError
 from portway.tunnel import TunnelRequest
-from portway.version import VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from portway_runtime.errors import NoThread
 from portway_runtime.os_threads import Event, make_lock
 from portway_runtime.standard_streams import occupy_standard_descriptors
 from portway_runtime.threads import start_thread
+from portway_runtime.version import VERSION
 
 from portway.engine_process.channel import Message
 from portway.engine_process.child_process import START_WITHIN, ChildProcess
@@ -33,7 +34,6 @@ from portway.engine_process.messages import (
 from portway.errors import Error, RemoteError, TunnelLostError
 from portway.fork_guard import fork_guard
 from portway.tunnel import Before, Tunnel, TunnelRequest, tell_program
-from portway.version import VERSION
 
 logger = logging.getLogger(__name__)
 

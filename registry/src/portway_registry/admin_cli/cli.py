@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import click
 from portway_runtime.standard_streams import drop_standard_output
+from portway_runtime.version import VERSION
 
 from portway_registry.admin_cli.audit import audit
 from portway_registry.admin_cli.backup import backup
@@ -95,7 +96,7 @@ class _NounGroup(click.Group):
     "name proxies are not heeded.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text; may also follow the command.")
-@click.version_option(package_name="portway-registry")
+@click.version_option(VERSION)
 @click.pass_context
 def main(
     ctx: click.Context,

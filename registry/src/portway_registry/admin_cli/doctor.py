@@ -20,6 +20,7 @@ from portway_proto.v1.admin_pb2 import (
     ListTunnelsRequest,
 )
 from portway_runtime.endpoints import Endpoint, parse_endpoint
+from portway_runtime.version import VERSION
 
 from portway_registry.admin_cli.connection import (
     AdminCalls,
@@ -30,7 +31,6 @@ from portway_registry.admin_cli.connection import (
     pass_options,
 )
 from portway_registry.admin_cli.output import print_json, print_text
-from portway_registry.version import VERSION
 
 if TYPE_CHECKING:
     # Imported when the command runs: they bring dnspython, which takes 60 ms.

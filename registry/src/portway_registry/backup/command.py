@@ -15,6 +15,7 @@ from typing import Final
 
 from portway_runtime.printable import printable_line
 from portway_runtime.secret_files import create_file
+from portway_runtime.version import VERSION
 
 from portway_registry.backup.archive import Archive, encode, parse
 from portway_registry.backup.moving import fill, note_backup, take
@@ -23,7 +24,6 @@ from portway_registry.errors import BackupUnreadable, ConfigError, StoreError
 from portway_registry.store.contract import Store
 from portway_registry.store.open import open_store
 from portway_registry.store.spec import EmbeddedSpec
-from portway_registry.version import VERSION
 
 # In place of a file: standard output or standard input.
 STREAM: Final = "-"

@@ -12,12 +12,12 @@ from typing import Final
 
 from portway_runtime.backoff import jittered
 from portway_runtime.secret_files import create_file
+from portway_runtime.version import VERSION
 
 from portway_registry.backup.archive import Archive, encode
 from portway_registry.backup.moving import last_backup, note_backup, take
 from portway_registry.errors import StoreError
 from portway_registry.store.contract import Store
-from portway_registry.version import VERSION
 
 logger = logging.getLogger(__name__)
 

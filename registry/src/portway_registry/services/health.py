@@ -13,6 +13,7 @@ from portway_geo.locator import Locator
 from portway_proto.v1 import admin_pb2 as pb
 from portway_runtime.descriptors import usage
 from portway_runtime.expiry import Watched
+from portway_runtime.version import VERSION
 
 from portway_registry.backup.moving import last_backup, note_backup
 from portway_registry.errors import InvalidRequest, StoreUnavailable
@@ -20,7 +21,6 @@ from portway_registry.state.audit import Audit
 from portway_registry.state.records import BackupRecord, ReplicaRecord
 from portway_registry.state.views import View
 from portway_registry.store.contract import MemberHealth, Store, StoreHealth
-from portway_registry.version import VERSION
 
 _LONGEST_BY: Final = 100  # characters
 

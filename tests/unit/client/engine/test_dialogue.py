@@ -14,12 +14,12 @@ from portway.engine.dialogue import (
     TunnelUnbound,
 )
 from portway.engine.failures import Failure
-from portway.version import VERSION
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.errors import RemoteProtocolError
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_proto.wire.statements import SigningKey
+from portway_runtime.version import VERSION
 from portway_testkit.signers import SessionSigner
 
 SIGNER = SessionSigner(key=SigningKey(bytes(32)))

@@ -1,0 +1,1 @@
+"""A release: distributions, the Debian package, container images, and what says what is in them."""

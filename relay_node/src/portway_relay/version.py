@@ -1,5 +1,0 @@
-"""The release, as the installed distribution says."""
-
-from importlib.metadata import version
-
-VERSION = version("portway-relay")
