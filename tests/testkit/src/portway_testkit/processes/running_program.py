@@ -20,8 +20,12 @@ import pytest
 PATIENCE = 60.0  # seconds: enough for the slowest program, a JupyterLab, on a busy machine
 _STAT = "/proc/{}/stat"
 _PARENT = 1  # index of the parent's pid among the fields after the program's name
-# Debian keeps these out of a user's PATH.
-_MORE_FOLDERS = ("/usr/sbin", "/sbin", *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))))
+# Debian keeps these out of a user's PATH; scripts/setup builds programs into the last ones.
+_MORE_FOLDERS = (
+    *("/usr/sbin", "/sbin"),
+    *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))),
+    *map(str, sorted(Path(__file__).parents[5].glob(".tools/go-*"))),
+)
 
 
 def needed(name: str) -> str:
