@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def test_images_are_those_of_the_release() -> None:
     for name in ("registry", "relay"):
         assert services[name]["image"] == f"portway-{name}:${{PORTWAY_VERSION}}"
         assert services[name]["entrypoint"] == [f"portway-{name}"]
+    assert f"PORTWAY_VERSION=${{PORTWAY_VERSION:-{version('portway')}}}\n" in (_FILE.parent / "prepare").read_text()
 
 
 def test_a_node_is_not_killed_while_it_stops_in_order() -> None:
