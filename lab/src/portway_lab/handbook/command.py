@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from portway_lab.checkout import ROOT
+from portway_lab.handbook.pages import blocks, pages
 from portway_lab.handbook.vendored import NotInstalled, mermaid
 
 
@@ -24,7 +25,11 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build/handbook", metavar="DIR", help="default: build/handbook"
     )
+    parser.add_argument("--not-run", action="store_true", help="list the commands of pages that no test runs, and why")
     arguments = parser.parse_args()
+    if arguments.not_run:
+        _list_not_run()
+        return 0
     try:
         mermaid()
     except NotInstalled as error:
@@ -47,6 +52,13 @@ def main() -> int:
     if done.returncode == 0:
         print(f"built: {arguments.out}/index.html")
     return done.returncode
+
+
+def _list_not_run() -> None:
+    for page in pages():
+        for block in blocks(page):
+            if block.why:
+                print(f"{block.place}: {block.why}; instead: {block.instead}")
 
 
 if __name__ == "__main__":

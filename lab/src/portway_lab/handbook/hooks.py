@@ -17,23 +17,9 @@ from typing import Any, Final
 from mkdocs.structure.files import File, Files
 
 from portway_lab.checkout import ROOT
+from portway_lab.handbook.outside import PAGE_OF, SOURCE_OF
 from portway_lab.handbook.vendored import MERMAID, mermaid
 
-# Documents outside of docs/, and where they are on the site.
-_OUTSIDE: Final = {
-    "README.md": "about.md",
-    "client/README.md": "reference/client.md",
-    "client/examples/README.md": "reference/examples.md",
-    "relay_node/README.md": "reference/relay.md",
-    "registry/README.md": "reference/registry.md",
-    "deploy/README.md": "reference/deploy.md",
-    "proto/README.md": "reference/proto.md",
-    "proto/WIRE.md": "reference/wire.md",
-    "CHANGELOG.md": "reference/changelog.md",
-    "SECURITY.md": "reference/security.md",
-    "CONTRIBUTING.md": "reference/contributing.md",
-}
-_SOURCE_OF: Final = {page: source for source, page in _OUTSIDE.items()}
 _FENCE: Final = re.compile(r"^ *(```|~~~)")
 _LINK: Final = re.compile(r"(?<!!)\[([^][]*(?:\[[^][]*\][^][]*)*)\]\(([^()\s]+)\)", re.DOTALL)
 _MERMAID_ELSEWHERE: Final = re.compile(r"https://unpkg\.com/mermaid@[\w.]+/dist/mermaid\.min\.js")
@@ -41,7 +27,7 @@ _MERMAID_ELSEWHERE: Final = re.compile(r"https://unpkg\.com/mermaid@[\w.]+/dist/
 
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the documents outside of docs/, and the script of the diagrams."""
-    for source, page in _OUTSIDE.items():
+    for source, page in PAGE_OF.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
     files.append(File.generated(config, MERMAID, abs_src_path=str(mermaid())))
     return files
@@ -89,9 +75,9 @@ def _target(link: re.Match[str], here: str) -> str:
     path, hash_, anchor = address.partition("#")
     if "://" in address or address.startswith("mailto:") or not path:
         return link[0]
-    source = _SOURCE_OF.get(here, f"docs/{here}")
+    source = SOURCE_OF.get(here, f"docs/{here}")
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-    on_site = _OUTSIDE.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
+    on_site = PAGE_OF.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
     if on_site is not None:
         return f"[{text}]({posixpath.relpath(on_site, posixpath.dirname(here) or '.')}{hash_}{anchor})"
     base = os.environ.get("PORTWAY_SOURCE_URL", "").rstrip("/")
