@@ -10,14 +10,11 @@ from pathlib import Path
 
 import portway
 import pytest
+from portway_lab.cluster.local_servers import ROLE, start_postgres
 from portway_lab.cluster.processes import Processes
-from portway_testkit.processes.ports import LOOPBACK, free_port, wait_listening
 from portway_testkit.processes.running_program import needed
 
 PATIENCE = 45.0
-# PostgreSQL refuses to run as root; its package makes this user.
-ACCOUNT = "postgres"
-ROLE = "tester"
 
 pytestmark = pytest.mark.usefixtures("client_environment")
 
@@ -61,26 +58,7 @@ def database() -> Iterator[Database]:
         tempfile.TemporaryDirectory(prefix="pw-") as data,
         Processes(Path(logs)) as processes,
     ):
-        as_account = []
-        if os.getuid() == 0:
-            groups = ("--regid", ACCOUNT, "--clear-groups")
-            # Changing the user undoes that the server ends with us.
-            as_account = [needed("setpriv"), "--reuid", ACCOUNT, *groups, "--pdeathsig", "INT"]
-            subprocess.run(["chown", ACCOUNT, data], check=True)
-        folder = Path(data, "db")
-        initdb = [needed("initdb"), "-D", str(folder), "-U", ROLE, "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run([*as_account, *initdb], check=True, capture_output=True, cwd="/", timeout=PATIENCE)
-        port = free_port()
-        settings = {
-            "listen_addresses": LOOPBACK,
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "shared_buffers": "16MB",
-        }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        processes.start("postgres", [*as_account, needed("postgres"), "-D", folder, "-p", str(port), *options])
-        wait_listening(port, processes.check_alive)
-        yield Database(port)
+        yield Database(start_postgres(processes, Path(data)))
 
 
 @pytest.fixture

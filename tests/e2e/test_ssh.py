@@ -2,75 +2,30 @@
 
 import getpass
 import hashlib
-import os
 import random
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import portway
 import pytest
+from portway_lab.cluster.local_servers import SshServer, start_sshd
 from portway_lab.cluster.portway import Cluster
 from portway_lab.cluster.processes import Processes
-from portway_testkit.processes.ports import LOOPBACK, free_port, wait_listening
+from portway_testkit.processes.ports import LOOPBACK
 from portway_testkit.processes.running_program import needed
 
 PATIENCE = 40.0
-# The server is known by this name, whatever address it is reached at.
-ALIAS = "behind-a-tunnel"
 LARGE = random.Random(4).randbytes(20_000_000)
 
 pytestmark = pytest.mark.usefixtures("client_environment")
 
 
-@dataclass(frozen=True, slots=True)
-class SshServer:
-    """An sshd with a host key of its own that lets one user key in."""
-
-    port: int
-    folder: Path
-
-    def options(self, *more: str) -> list[str]:
-        """For ssh and scp: nothing of the user's own configuration, no question ever asked."""
-        options = (
-            f"HostKeyAlias={ALIAS}",
-            f"UserKnownHostsFile={self.folder / 'known_hosts'}",
-            f"IdentityFile={self.folder / 'user'}",
-            "StrictHostKeyChecking=yes",
-            "IdentitiesOnly=yes",
-            "BatchMode=yes",
-            *more,
-        )
-        return ["-F", "none", *(part for option in options for part in ("-o", option))]
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[SshServer]:
-    with tempfile.TemporaryDirectory(prefix="pw-") as name, Processes(Path(name)) as processes:
-        folder = Path(name)
-        for key in ("host", "user"):
-            keygen = [needed("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
-            subprocess.run(keygen, check=True, stdin=subprocess.DEVNULL)
-        port = free_port()
-        (folder / "known_hosts").write_text(f"{ALIAS} {(folder / 'host.pub').read_text()}")
-        (folder / "sshd_config").write_text(f"""
-ListenAddress {LOOPBACK}:{port}
-HostKey {folder}/host
-PidFile none
-AuthorizedKeysFile {folder}/user.pub
-Subsystem sftp internal-sftp
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-PermitRootLogin yes
-""")
-        if os.getuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd drops its privileges into it
-        processes.start("sshd", [needed("sshd"), "-D", "-e", "-f", folder / "sshd_config"])
-        wait_listening(port, processes.check_alive)
-        yield SshServer(port, folder)
+    with tempfile.TemporaryDirectory(prefix="pw-") as folder, Processes(Path(folder)) as processes:
+        yield start_sshd(processes)
 
 
 @pytest.fixture

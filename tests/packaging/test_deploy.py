@@ -139,9 +139,24 @@ def test_the_service_of_one_machine_runs_what_was_set_up() -> None:
 
 
 def test_an_invitation_is_on_no_command_line() -> None:
-    """The settings name a file, which only the service's group can read."""
-    assert relay_settings.load({"config": _SYSTEMD / "relay.toml"}, {}).join_file == Path("/etc/portway/invitation")
+    """The settings name a file that systemd shows to the service, from one that root alone can read."""
+    config = relay_settings.load({"config": _SYSTEMD / "relay.toml"}, {})
+    assert config.join_file == Path("/run/credentials/portway-relay.service/invitation")
+    assert "LoadCredential=invitation:/etc/portway/invitation\n" in (_SYSTEMD / "portway-relay.service").read_text()
     assert "--join " not in _README
+    assert "umask 077;\n  portway-admin node invite --region fra > /etc/portway/invitation" in _README
+
+
+@pytest.mark.parametrize("name", _UNITS)
+def test_a_credential_may_be_missing(name: str) -> None:
+    """A service starts without the files that its settings do not name, and every name in its settings is a
+    credential."""
+    text = (_SYSTEMD / f"{name}.service").read_text()
+    loaded = re.findall(r"^LoadCredential=([\w.-]+):/etc/portway/\1$", text, re.MULTILINE)
+    assert loaded == re.findall(r"^SetCredential=([\w.-]+):\\n$", text, re.MULTILINE)
+    settings = (_SYSTEMD / f"{name.removeprefix('portway-')}.toml").read_text()
+    named = re.findall(rf'"/run/credentials/{name}\.service/([\w.-]+)"', settings)
+    assert sorted(named) == sorted(loaded)
 
 
 def test_what_is_installed_is_pinned_and_hashed(tmp_path: Path) -> None:

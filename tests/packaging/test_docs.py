@@ -120,7 +120,7 @@ def test_the_root_has_nothing_that_does_not_belong_there() -> None:
     """Such as what a shell or a tool has written. Checked is what git knows."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=_ROOT, capture_output=True, text=True, check=True).stdout
     documents = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "NOTICE", "README.md", "SECURITY.md"}
-    settings = {".ci", ".gitignore", ".pre-commit-config.yaml", "pyproject.toml", "uv.lock"}
+    settings = {".ci", ".gitignore", ".pre-commit-config.yaml", "mkdocs.yml", "pyproject.toml", "uv.lock"}
     distributions = {path.parent.name for path in _ROOT.glob("*/pyproject.toml")}
     others = {"deploy", "docs", "scripts", "tests"}
     assert {name.partition("/")[0] for name in listed.split("\0")[:-1]} == documents | settings | distributions | others

@@ -107,6 +107,8 @@ def test_a_token_may_come_from_a_file(joiner: Joiner) -> None:
     joiner.enter(config)
     file.unlink()
     joiner.enter(config)
+    file.touch()
+    joiner.enter(config)  # as systemd passes on one that was deleted
     joiner.run(config)
 
 

@@ -103,7 +103,7 @@ async def ensure_certificate(config: NodeConfig, now: UtcNow = utc_now) -> None:
 
 
 def _invitation(config: NodeConfig, *, joined: bool) -> Invitation | None:
-    """The invitation that the settings give. The file may be gone once the node has joined with it.
+    """The invitation that the settings give. The file may be gone, or empty, once the node has joined with it.
 
     Raises ConfigError and JoinError.
     """
@@ -119,6 +119,8 @@ def _invitation(config: NodeConfig, *, joined: bool) -> Invitation | None:
         raise JoinError(f"cannot read --join-file {config.join_file}: {error.strerror}") from error
     except OSError as error:
         raise JoinError(f"cannot read --join-file {config.join_file}: {error.strerror}") from error
+    if joined and not text.strip():  # systemd's credential of a file that was deleted
+        return None
     return parse_invitation(text, f"--join-file {config.join_file}")
 
 

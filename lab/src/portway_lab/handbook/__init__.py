@@ -1,0 +1,1 @@
+"""The handbook: docs/ as a site, and the commands of its pages."""
