@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
+from portway_runtime.balancers import Network
 from portway_runtime.clocks import monotonic
 from portway_runtime.descriptors import unreserved
 from portway_runtime.endpoints import Endpoint
@@ -75,15 +76,18 @@ class GrpcPorts:
         *,
         largest_message: int,
         concurrent_calls: int | None = None,
+        balancers: Sequence[Network] = (),
     ) -> "GrpcPort":
         """A port whose address is the setting `key`; it does not accept yet.
 
-        largest_message: bytes. concurrent_calls: at most for one connection.
+        largest_message: bytes. concurrent_calls: at most for one connection. balancers: networks of load balancers in
+            front, whose connections begin with a PROXY header.
         """
         options = [("grpc.max_receive_message_length", largest_message)]
         if concurrent_calls is not None:
             options.append(("grpc.max_concurrent_streams", concurrent_calls))
-        port = self._ports[key] = GrpcPort(key, self._limits, Path(self._folder.name, key), credentials, options)
+        front = Front(key, self._limits, monotonic, balancers)
+        port = self._ports[key] = GrpcPort(key, front, Path(self._folder.name, key), credentials, options)
         return port
 
     async def close(self) -> None:
@@ -99,12 +103,12 @@ class GrpcPort:
     def __init__(
         self,
         key: str,
-        limits: Limits,
+        front: Front,
         inner: Path,
         credentials: grpc.ServerCredentials,
         options: list[tuple[str, Any]],
     ) -> None:
-        self.front = Front(key, limits, monotonic)
+        self.front = front
         self.health = health.aio.HealthServicer()
         self._key = key
         self._inner = inner

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -15,6 +15,7 @@ from portway_proto.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
 from portway_proto.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
+from portway_runtime.balancers import Network
 from portway_runtime.clocks import monotonic, utc_now
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
@@ -238,18 +239,19 @@ class Registry:
         admin = Admin(views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit)
         identify = by_token(tokens, invitations)
 
-        def add(key: str) -> tuple[GrpcPort, aio.Server]:
+        def add(key: str, balancers: Sequence[Network] = ()) -> tuple[GrpcPort, aio.Server]:
             port = ports.add(
                 key,
                 server_credentials(certificate),
                 largest_message=_LARGEST_CALL,
                 concurrent_calls=_CONCURRENT_CALLS,
+                balancers=balancers,
             )
             return port, port.server(
                 CallInterceptor(port.front, identify, self._calls.count, cluster.failed.note, streams)
             )
 
-        public, server = add("listen")
+        public, server = add("listen", config.proxy_protocol_from)
         add_DiscoveryServicer_to_server(discovery, server)
         add_EnrolmentServicer_to_server(Enrolment(cluster.certificates), server)
         if config.admin_listen is None:
