@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import portway
 import pytest
 from portway_lab.cluster.local_servers import ROLE, start_postgres
 from portway_lab.cluster.processes import Processes
+from portway_testkit.page_blocks import haproxy_file, runnable
+from portway_testkit.processes.ports import LOOPBACK, free_port, wait_listening
 from portway_testkit.processes.running_program import needed
 
 PATIENCE = 45.0
@@ -83,6 +86,32 @@ def test_a_server_that_declines_encryption_is_reached_all_the_same(database: Dat
     with pytest.raises(AssertionError, match="server does not support SSL"):
         database.run("psql", tunnel, "-c", "SELECT 1", "sslmode=require")
     assert database.run("psql", tunnel, "-Atc", "SELECT 6 * 7", "sslmode=prefer") == b"42\n"
+
+
+def test_haproxy_between_knows_the_visitor(database: Database) -> None:
+    """As docs/balancers.md has it: what PROXY headers say decides who is rejected; psql notices nothing of it."""
+    unwanted, port = "127.0.0.66", free_port()
+    ours = {"127.0.0.1:8000": f"{LOOPBACK}:{port}", "127.0.0.1:5432": f"{LOOPBACK}:{database.port}"}
+    block = runnable("balancers.md", "postgresql", ours | {"192.0.2.0/24": unwanted})
+
+    def wants_tls(source: str) -> bytes:
+        """The server's answer to a visitor from there that asks whether it speaks TLS."""
+        with socket.create_connection(opened.tcp_socket, PATIENCE, source_address=(source, 0)) as visitor:
+            try:
+                visitor.sendall(bytes.fromhex("0000000804d2162f"))
+                return visitor.recv(1)
+            except ConnectionResetError:
+                return b""
+
+    with tempfile.TemporaryDirectory(prefix="pw-") as folder, Processes(Path(folder)) as processes:
+        file = Path(folder, "haproxy.cfg")
+        file.write_text(haproxy_file(block))
+        processes.start("haproxy", [needed("haproxy"), "-db", "-f", file])
+        wait_listening(port, processes.check_alive)
+        with portway.forward(port, unencrypted=True, proxy_protocol=True) as opened:
+            assert wants_tls("127.0.0.67") == b"N"
+            assert wants_tls(unwanted) == b""
+            assert database.run("psql", opened, "-Atc", "SELECT 6 * 7") == b"42\n"
 
 
 def test_pgbench_runs_its_transactions(database: Database, tunnel: portway.Tunnel) -> None:

@@ -27,6 +27,8 @@ from portway.config import (
     KEY_VARIABLE,
     LATENCY,
     NEVER,
+    PROXY_PROTOCOL_VARIABLE,
+    PROXY_PROTOCOLS,
     PROXY_VARIABLE,
     REGISTRY_VARIABLE,
     RETURN_TIMES,
@@ -51,6 +53,7 @@ from portway.forwarding import Forwarding, forward
 from portway.tunnel import Tunnel
 
 NETCHECK: Final = "netcheck"
+_PROXY_PROTOCOL: Final = "--proxy-protocol"
 USAGE: Final = 2  # argparse's own
 OTHER_ERROR: Final = 1
 READER_GONE: Final = 141  # 128 + SIGPIPE, as shells have it for a program that the signal ends
@@ -96,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code. Usage errors leave by SystemExit, as argparse has it."""
     open_standard_streams()
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_with_version(sys.argv[1:] if arguments is None else arguments))
     if options.command is None:
         parser.print_help(sys.stderr)
         return USAGE
@@ -170,6 +173,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the file with the tunnel's key, for one target: the same URL whenever it is used; made at the first use. "
         f"Keep it secret: whoever has the file has the URL. '' is a random URL; default: {KEY_VARIABLE}",
     )
+    add(
+        _PROXY_PROTOCOL,
+        choices=PROXY_PROTOCOLS,
+        metavar="v1|v2",
+        help="begin each connection to a target with a PROXY header that says whose it is; the target has to expect "
+        f"it. {_PROXY_PROTOCOL} alone is v2, {_PROXY_PROTOCOL}=v1 the older form; default: {PROXY_PROTOCOL_VARIABLE}",
+    )
     add("--region", help="only relay nodes of this region")
     add(
         "--strategy",
@@ -206,6 +216,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     checking.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
+
+
+def _with_version(arguments: Sequence[str]) -> list[str]:
+    """`--proxy-protocol` alone is version 2. argparse would take the target that follows for the option's value."""
+    default = f"{_PROXY_PROTOCOL}={PROXY_PROTOCOLS[-1]}"
+    return [default if argument == _PROXY_PROTOCOL else argument for argument in arguments]
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -333,6 +349,7 @@ def _forwarding(options: argparse.Namespace, of: Target, tunnel_lost: Callable[[
         key=options.key,
         returns=options.returns,
         proxy=options.proxy,
+        proxy_protocol=options.proxy_protocol,
         process=False,  # the command is a process of its own already
     )
 

@@ -1,5 +1,5 @@
 """Settings of a tunnel: the registries to ask, the token to present, the CA to trust, when to go to a nearer node; and
-the path of its key file, and whether its engine has a process of its own.
+the path of its key file, whether its engine has a process of its own, and whether its server gets PROXY headers.
 
 They are resolved when a tunnel is opened, never at import; arguments take precedence over the environment. A missing
 registry or token is a ConfigError that names the argument and the variable.
@@ -26,6 +26,7 @@ KEY_VARIABLE: Final = "PORTWAY_KEY"
 RETURNS_VARIABLE: Final = "PORTWAY_RETURNS"
 PROXY_VARIABLE: Final = "PORTWAY_PROXY"
 PROCESS_VARIABLE: Final = "PORTWAY_PROCESS"
+PROXY_PROTOCOL_VARIABLE: Final = "PORTWAY_PROXY_PROTOCOL"
 
 # How the node is chosen: the first candidates race, or the nearest by location is taken unless it cannot be reached.
 LATENCY: Final = "latency"
@@ -34,6 +35,9 @@ STRATEGIES: Final = (LATENCY, GEOIP)
 
 # In place of times: a session stays at its node until it loses it.
 NEVER: Final = "never"
+
+# PROXY headers to the local server, by version; the last one by default.
+PROXY_PROTOCOLS: Final = ("v1", "v2")
 
 _TOKEN: Final = re.compile(r"pw_[A-Za-z0-9]+_[A-Za-z0-9_-]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
@@ -140,6 +144,23 @@ def resolve_process(process: bool | None, environment: Mapping[str, str] | None 
     if value not in ("", "0", "1"):
         raise ConfigError(f"{PROCESS_VARIABLE} is 1 for an engine in a process of its own, or 0, not {value!r}")
     return value == "1"
+
+
+def resolve_proxy_protocol(wanted: bool | str | None, environment: Mapping[str, str] | None = None) -> int:
+    """The version of the PROXY headers that this argument or the environment wants, 1 or 2; 0 for none. Raises
+    InvalidError, ConfigError."""
+    if isinstance(wanted, bool):
+        return 2 if wanted else 0
+    if wanted is not None:
+        if wanted not in PROXY_PROTOCOLS:
+            raise InvalidError(f"proxy_protocol is True (v2), 'v2', 'v1' or False, not {wanted!r}")
+        return PROXY_PROTOCOLS.index(wanted) + 1
+    value = (os.environ if environment is None else environment).get(PROXY_PROTOCOL_VARIABLE, "").strip()
+    if value in ("", "0"):
+        return 0
+    if value not in ("1", *PROXY_PROTOCOLS):
+        raise ConfigError(f"{PROXY_PROTOCOL_VARIABLE} is v2 (or 1), v1, or 0 for no PROXY headers, not {value!r}")
+    return PROXY_PROTOCOLS.index(value) + 1 if value in PROXY_PROTOCOLS else 2
 
 
 def _check_kind(name: str, value: object, kind: type | tuple[type, ...]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from portway.config import LATENCY, resolve, resolve_key, resolve_process
+from portway.config import LATENCY, resolve, resolve_key, resolve_process, resolve_proxy_protocol
 from portway.errors import InvalidError, RemoteError, TunnelLostError
 from portway.fork_guard import fork_guard
 from portway.tunnel import Tunnel, TunnelLost, TunnelRequest
@@ -45,6 +45,7 @@ class Arguments:
     returns: str | None = None
     proxy: str | None = None
     process: bool | None = None
+    proxy_protocol: Any = None
     client: Any = None
 
     def checked(self) -> TunnelRequest:
@@ -82,6 +83,7 @@ class Arguments:
             settings,
             self.tunnel_lost,
             resolve_key(self.key),
+            proxy_protocol=resolve_proxy_protocol(self.proxy_protocol),
         )
 
 
@@ -218,6 +220,7 @@ class _Forward:
         returns: str | None = None,
         proxy: str | None = None,
         process: bool | None = None,
+        proxy_protocol: bool | str | None = None,
         client: None = None,
     ) -> Forwarding:
         """Put a local port on the Internet for as long as a with-block runs.
@@ -246,6 +249,9 @@ class _Forward:
             what https_proxy and no_proxy say; "" or "direct" is none. The local server is never reached through one.
         process: True runs the engine in a child process, so that a program that computes does not slow its visitors
             down; it takes 0.2 s at the first tunnel, and 60 MB. Used instead of PORTWAY_PROCESS.
+        proxy_protocol: True or "v2" begins each connection to the local server with a PROXY header, which says the
+            visitor's address and port, TLS version, host name and ALPN; "v1" is the older form, without TLS. The server
+            must expect it: others take it for garbage. Used instead of PORTWAY_PROXY_PROTOCOL.
         client: None; a program written for Modal may pass it.
 
         Entering raises InvalidError, ConfigError, AuthError, QuotaError, UnreachableError, RemoteError or
@@ -268,6 +274,7 @@ class _Forward:
                 returns=returns,
                 proxy=proxy,
                 process=process,
+                proxy_protocol=proxy_protocol,
                 client=client,
             )
         )

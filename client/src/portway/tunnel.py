@@ -62,7 +62,8 @@ class TunnelRequest:
 
     host: where the local server is; None is this machine. timeout: seconds that opening may take. tunnel_lost: called
     on the engine's thread when the tunnel is lost for good. key: the path of the key file;
-    "" is a key in memory. before: it was open in an engine that has ended.
+    "" is a key in memory. before: it was open in an engine that has ended. proxy_protocol: the version of the PROXY
+    headers that the local server gets, 1 or 2; 0 for none.
     """
 
     port: int
@@ -74,6 +75,7 @@ class TunnelRequest:
     tunnel_lost: TunnelLost | None = None
     key: str = ""
     before: Before | None = None
+    proxy_protocol: int = 0
 
 
 def tell_program(lost: TunnelLostError, tunnel_lost: TunnelLost | None) -> bool:

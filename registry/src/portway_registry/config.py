@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from portway_runtime.address_scopes import Scope, expected_scopes
+from portway_runtime.balancers import Network, parse_network
 from portway_runtime.certificates import NamedFile
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.errors import SettingsError
@@ -202,6 +203,14 @@ SETTINGS: Final = SettingTable(
             "of the kind that --listen or --mesh-listen is",
             "AUTO",
         ),
+        Setting(
+            "proxy_protocol_from",
+            parse_network,
+            "a load balancer in front of --listen, or a network of them: their connections have to begin with a PROXY "
+            "header, which says whose they are; once for each",
+            "CIDR",
+            repeatable=True,
+        ),
         Setting("log_format", one_of("text", "json"), "text or json", "FORM"),
         Setting("log_level", one_of("debug", "info", "warning", "error"), "debug, info, warning or error", "LEVEL"),
     ),
@@ -249,6 +258,7 @@ class Config:
     max_connections: int = 4096
     check_addresses: str = "yes"
     check_private_addresses: str = "auto"
+    proxy_protocol_from: tuple[Network, ...] = ()
     log_format: str = "text"
     log_level: str = "info"
 

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
+from portway_runtime.balancers import Network
 from portway_runtime.clocks import monotonic
 from portway_runtime.descriptors import unreserved
 from portway_runtime.endpoints import Endpoint
@@ -82,15 +83,17 @@ class GrpcPorts:
         largest_message: int,
         concurrent_calls: int | None = None,
         node_headers: NodeHeaders | None = None,
+        balancers: Sequence[Network] = (),
     ) -> "GrpcPort":
         """A port whose address is the setting `key`; it does not accept yet.
 
-        largest_message: bytes. concurrent_calls: at most for one connection. node_headers: as of Front.
+        largest_message: bytes. concurrent_calls: at most for one connection. node_headers: as of Front. balancers:
+            networks of load balancers in front, whose connections begin with a PROXY header.
         """
         options = [("grpc.max_receive_message_length", largest_message)]
         if concurrent_calls is not None:
             options.append(("grpc.max_concurrent_streams", concurrent_calls))
-        front = Front(key, self._limits, monotonic, node_headers)
+        front = Front(key, self._limits, monotonic, node_headers, balancers)
         port = self._ports[key] = GrpcPort(key, front, Path(self._folder.name, key), credentials, options)
         return port
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from portway_proto.v1.admin_pb2_grpc import add_AdminServicer_to_server
 from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
 from portway_proto.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
+from portway_runtime.balancers import Network
 from portway_runtime.clocks import monotonic, utc_now
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
@@ -322,19 +323,22 @@ class Registry:
         identify = by_token(tokens, invitations)
         headers = NodeHeaders(cluster.replica.id, cluster.hub.front_key.accepted, now_ms)
 
-        def add(key: str, node_headers: NodeHeaders | None = None) -> tuple[GrpcPort, aio.Server]:
+        def add(
+            key: str, node_headers: NodeHeaders | None = None, balancers: Sequence[Network] = ()
+        ) -> tuple[GrpcPort, aio.Server]:
             port = ports.add(
                 key,
                 server_credentials(certificate),
                 largest_message=_LARGEST_CALL,
                 concurrent_calls=_CONCURRENT_CALLS,
                 node_headers=node_headers,
+                balancers=balancers,
             )
             return port, port.server(
                 CallInterceptor(port.front, identify, self._calls.count, cluster.failed.note, streams)
             )
 
-        public, server = add("listen", headers)
+        public, server = add("listen", headers, config.proxy_protocol_from)
         add_DiscoveryServicer_to_server(discovery, server)
         add_EnrolmentServicer_to_server(Enrolment(cluster.certificates, cluster.views.replicas), server)
         if config.admin_listen is None:

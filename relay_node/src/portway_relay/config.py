@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from portway_proto.records import ip_addresses
 from portway_proto.wire.labels import LABEL_LENGTH
+from portway_runtime.balancers import Network
 from portway_runtime.endpoints import Endpoint, is_host
 from portway_runtime.identities import DNS_LABEL, node_name
 
@@ -237,6 +238,7 @@ class NodeConfig:
     state_dir: Path | None = None
     registry_ca: Path | None = None
     admin_listen: Endpoint | None = None
+    proxy_protocol_from: tuple[Network, ...] = ()
     latitude: float = 0.0
     longitude: float = 0.0
     ready_file: Path | None = None

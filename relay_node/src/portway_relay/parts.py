@@ -249,8 +249,10 @@ def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
         routing.lookup,
         routing.visits,
         config.region,
+        balancers=config.proxy_protocol_from,
         rate=base.rate,
-        max_lookups=limits.max_half_open,
+        header_time=limits.hello_time,
+        max_waiting=limits.max_half_open,
         clock=base.clock,
         on_failure=base.on_failure,
     )

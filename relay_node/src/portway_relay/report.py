@@ -70,7 +70,7 @@ class Report:
             sessions_away=serving.sessions.away,
             tunnels=len(routing.tunnels),
             visits=routing.visits.running,
-            half_open=public_port.half_open + http_port.half_open,
+            half_open=public_port.half_open + http_port.half_open + self._raw.visitors.half_open,
             greeting=len(serving.greeter),
             raw_ports_held=account.held,
             raw_ports_resting=account.resting,
@@ -99,11 +99,12 @@ class Report:
         )
 
     def _rejected(self) -> dict[str, int]:
-        serving = self._serving
+        serving, raw = self._serving, self._raw.visitors
+        ports = Counter(serving.public_port.rejected) + serving.http_port.rejected + raw.rejected
         return {
-            **(Counter(serving.public_port.rejected) + serving.http_port.rejected + serving.plain_visitors.turned_away),
-            "half_open": serving.public_port.evicted + serving.http_port.evicted,
-            "raw_rate": self._raw.visitors.rejected,
+            "raw_rate": 0,
+            **(ports + serving.plain_visitors.turned_away),
+            "half_open": serving.public_port.evicted + serving.http_port.evicted + raw.evicted,
             "greetings": serving.greeter.rejected,
             "greetings_stalled": serving.greeter.evicted,
             "peers": serving.inbound_lanes.rejected,

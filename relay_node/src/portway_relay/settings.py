@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from portway_proto.records import ip_addresses
 from portway_runtime import settings as runtime_settings
+from portway_runtime.balancers import parse_network
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
 from portway_runtime.settings import Setting, SettingTable, flag, one_of, whole_number
 
@@ -138,6 +139,14 @@ SETTINGS: Final = (
         repeatable=True,
     ),
     Setting("tls_key", Path, "the key of each --tls-cert, in the same order", "FILE", repeatable=True),
+    Setting(
+        "proxy_protocol_from",
+        parse_network,
+        "a load balancer in front, or a network of them: their connections have to begin with a PROXY header, which "
+        "says whose they are; once for each",
+        "CIDR",
+        repeatable=True,
+    ),
     Setting("admin_listen", _listen_address, "health and metrics over HTTP; off unless given", "HOST:PORT"),
     Setting("latitude", _degrees, "the node's latitude; without it and --longitude its place is unknown", "DEGREES"),
     Setting("longitude", _degrees, "the node's longitude", "DEGREES"),

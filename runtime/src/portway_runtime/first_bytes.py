@@ -14,6 +14,8 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.half_open import HalfOpenConnections
 
 T = TypeVar("T")
+# Called with socket, peer, what the first bytes are, and the bytes.
+Seen = Callable[[socket.socket, Endpoint, T, bytes], None]
 
 # Bytes looked at beyond those known to be needed. Most ClientHellos are below 2 KiB; a longer one in many records would
 # otherwise take one look for each of its records.
@@ -26,7 +28,7 @@ class FirstBytes(Generic[T]):
     def __init__(
         self,
         read: Callable[[bytes], T | int],
-        seen: Callable[[socket.socket, Endpoint, T, bytes], None],
+        seen: Seen[T] | None = None,
         *,
         time_limit: float,
         capacity: int,
@@ -35,16 +37,17 @@ class FirstBytes(Generic[T]):
     ) -> None:
         """read: what the first bytes are; or an int, the number of bytes without which this cannot be said, above the
             number that it was given.
-        seen: called with socket, peer, what `read` returned, and the bytes. It takes the socket over; nothing was read
-            from it, and its SO_RCVLOWAT is 1.
-        time_limit: seconds for these bytes. A connection that exceeds it, or ends before, is closed.
+        seen: called with socket, peer, what `read` returned, and the bytes, unless `add` names another. It takes the
+            socket over; nothing was read from it, and its SO_RCVLOWAT is 1.
+        time_limit: seconds for these bytes. A connection that exceeds it, or ends before, is closed, unless `add` says
+            what becomes of it.
         capacity: connections that may wait, in all and for each address; at a limit the oldest is closed.
         """
         self._loop = asyncio.get_running_loop()
         self._read = read
         self._seen = seen
         self._time_limit = time_limit
-        self._waiting = HalfOpenConnections[_Connection[T]](capacity, capacity_per_address, _Connection.drop, clock)
+        self._waiting = HalfOpenConnections[_Connection[T]](capacity, capacity_per_address, _Connection.give_up, clock)
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -56,9 +59,17 @@ class FirstBytes(Generic[T]):
         """Connections that were closed to make room."""
         return self._waiting.evicted
 
-    def add(self, sock: socket.socket, peer: Endpoint) -> None:
-        """Take over a non-blocking socket. `seen` may be called before this returns."""
-        connection = _Connection(self, sock, peer)
+    def add(
+        self,
+        sock: socket.socket,
+        peer: Endpoint,
+        seen: Seen[T] | None = None,
+        *,
+        silent: Callable[[socket.socket, Endpoint], None] | None = None,
+    ) -> None:
+        """Take over a non-blocking socket. `seen` may be called before this returns. `silent` takes the socket over
+        when the bytes do not come in time, or not at all, or when there is no room to wait for them."""
+        connection = _Connection(self, sock, peer, seen or self._seen, silent)
         if connection.look():
             return
         self._waiting.add(connection, peer.host)
@@ -84,18 +95,23 @@ class FirstBytes(Generic[T]):
         if not self._waiting:
             self._empty.set()
 
-    def hand_over(self, sock: socket.socket, peer: Endpoint, found: T, first_bytes: bytes) -> None:
-        """For this module: a connection's first bytes are there."""
-        self._seen(sock, peer, found, first_bytes)
-
 
 class _Connection(Generic[T]):
     """One connection whose first bytes are incomplete."""
 
-    __slots__ = ("_first_bytes", "_loop", "_needed", "_peer", "_sock", "_timer")
+    __slots__ = ("_first_bytes", "_loop", "_needed", "_peer", "_seen", "_silent", "_sock", "_timer")
 
-    def __init__(self, first_bytes: FirstBytes[T], sock: socket.socket, peer: Endpoint) -> None:
+    def __init__(
+        self,
+        first_bytes: FirstBytes[T],
+        sock: socket.socket,
+        peer: Endpoint,
+        seen: Seen[T] | None,
+        silent: Callable[[socket.socket, Endpoint], None] | None,
+    ) -> None:
         self._first_bytes = first_bytes
+        self._seen = seen
+        self._silent = silent
         self._peer = peer
         self._sock = sock
         self._needed = 1  # bytes without which nothing can be said
@@ -104,7 +120,7 @@ class _Connection(Generic[T]):
 
     def wait(self, loop: asyncio.AbstractEventLoop, time_limit: float) -> None:
         self._loop = loop
-        self._timer = loop.call_later(time_limit, self.drop)
+        self._timer = loop.call_later(time_limit, self.give_up)
         loop.add_reader(self._sock, self.look)
 
     def look(self) -> bool:
@@ -118,15 +134,14 @@ class _Connection(Generic[T]):
             return True
         if len(data) < self._needed:
             # Readable with fewer bytes than SO_RCVLOWAT: the peer has closed its side.
-            self.drop()
+            self.give_up()
             return True
         found = self._first_bytes.read(data)
         if isinstance(found, int):
             return self._need(found)
         self._stop_waiting()
-        if self._needed > 1:
-            self._set_low_water_mark(1)
-        self._first_bytes.hand_over(self._sock, self._peer, found, data)
+        assert self._seen is not None, "the constructor or `add` says who sees the bytes"
+        self._seen(self._sock, self._peer, found, data)
         return True
 
     def _need(self, size: int) -> bool:
@@ -145,6 +160,13 @@ class _Connection(Generic[T]):
             return False
         return True
 
+    def give_up(self) -> None:
+        self._stop_waiting()
+        if self._silent is None:
+            self._sock.close()
+        else:
+            self._silent(self._sock, self._peer)
+
     def drop(self) -> None:
         self._stop_waiting()
         self._sock.close()
@@ -156,3 +178,6 @@ class _Connection(Generic[T]):
             self._loop.remove_reader(self._sock)
             self._loop = None
             self._first_bytes.forget(self)
+        if self._needed > 1:
+            self._needed = 1
+            self._set_low_water_mark(1)

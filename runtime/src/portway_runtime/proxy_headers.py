@@ -30,7 +30,8 @@ class UnexpectedProxyHeaders:
             return False
         self.seen += 1
         logger.warning(
-            "connections begin with a PROXY header and are refused: turn it off at the load balancer in front",
+            "connections begin with a PROXY header and are refused: turn it off at the load balancer in front, "
+            "or name its address in proxy_protocol_from",
             extra={"port": self._port, "peer": peer.host},
         )
         return True

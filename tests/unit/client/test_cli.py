@@ -184,7 +184,7 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     named = {"--host": "db", "--registry": "a:1", "--token": "t", "--ca": "c", "--region": "r", "--timeout": "3.5"}
     named |= {"--strategy": "geoip", "--key": "k", "--returns": "never", "--proxy": "p"}
-    arguments = ["--h2", "--unencrypted", *(word for option in named.items() for word in option)]
+    arguments = ["--h2", "--unencrypted", "--proxy-protocol=v1", *(word for option in named.items() for word in option)]
     assert main(["forward", "5432", *arguments]) == 1
     assert main(["forward", "other:5432", *arguments]) == 1
     for (port, options), host in zip(asked, ("db", "other"), strict=True):
@@ -202,9 +202,27 @@ def test_every_option_reaches_forward(monkeypatch: pytest.MonkeyPatch) -> None:
             "key": "k",
             "returns": "never",
             "proxy": "p",
+            "proxy_protocol": "v1",
             "process": False,
             "timeout": 3.5,
         }
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_proxy_headers_need_no_version(monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
+    """The target that follows the option is a target."""
+    asked = []
+
+    def forward(port: int, **options: object) -> None:
+        asked.append((port, options["proxy_protocol"]))
+        raise AuthError("that is enough")
+
+    monkeypatch.setattr(cli, "forward", forward)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main(["forward", "--proxy-protocol", "5432"] if before else ["forward", "5432", "--proxy-protocol"]) == 4
+    assert main(["forward", "--proxy-protocol=v1", "5432"]) == 4
+    assert main(["forward", "5432"]) == 4
+    assert asked == [(5432, "v2"), (5432, "v1"), (5432, None)]
 
 
 class Script:

@@ -7,6 +7,7 @@ import pytest
 from portway.config import (
     CA_VARIABLE,
     PROCESS_VARIABLE,
+    PROXY_PROTOCOL_VARIABLE,
     REGISTRY_VARIABLE,
     RETURNS_VARIABLE,
     TOKEN_VARIABLE,
@@ -15,6 +16,7 @@ from portway.config import (
     resolve,
     resolve_key,
     resolve_process,
+    resolve_proxy_protocol,
 )
 from portway.errors import AuthError, ConfigError, InvalidError
 from portway_runtime.endpoints import Endpoint
@@ -230,6 +232,25 @@ def test_a_process_variable_that_says_neither() -> None:
         resolve_process(None, {PROCESS_VARIABLE: "yes"})
     with pytest.raises(InvalidError, match="process is True or False, not 'yes'"):
         resolve_process("yes", {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("value", "version"), [("", 0), ("0", 0), ("1", 2), ("v2", 2), (" v2 ", 2), ("v1", 1)])
+def test_the_environment_may_ask_for_proxy_headers(value: str, version: int) -> None:
+    """An argument takes precedence over it."""
+    environment = {PROXY_PROTOCOL_VARIABLE: value}
+    assert resolve_proxy_protocol(None, environment) == version
+    assert resolve_proxy_protocol(True, environment) == 2
+    assert resolve_proxy_protocol("v1", environment) == 1
+    assert resolve_proxy_protocol(False, environment) == 0
+
+
+def test_proxy_headers_of_no_version() -> None:
+    """They are refused; 1 is not taken for the first one, as it means yes elsewhere."""
+    with pytest.raises(ConfigError, match=r"PORTWAY_PROXY_PROTOCOL is v2 .* not 'v3'"):
+        resolve_proxy_protocol(None, {PROXY_PROTOCOL_VARIABLE: "v3"})
+    for wrong in (1, 2, "2", "", "V1"):
+        with pytest.raises(InvalidError, match="proxy_protocol is True"):
+            resolve_proxy_protocol(wrong, {})  # type: ignore[arg-type]
 
 
 def test_a_proxy_is_the_arguments_the_variables_or_everybody_s() -> None:

@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "returns": None,
     "proxy": "",
     "process": None,
+    "proxy_protocol": None,
     "client": None,
 }
 
@@ -47,6 +48,13 @@ def test_a_port_out_of_range(port: int) -> None:
     """Port 0 included: a tunnel needs to know."""
     with pytest.raises(InvalidError, match=f"{port} is not a port"):
         checked(port=port)
+
+
+@pytest.mark.parametrize(("wanted", "version"), [(True, 2), ("v2", 2), ("v1", 1), (False, 0), (None, 1)])
+def test_proxy_headers_are_asked_for(monkeypatch: pytest.MonkeyPatch, wanted: Any, version: int) -> None:
+    """By the argument, else by the environment."""
+    monkeypatch.setenv("PORTWAY_PROXY_PROTOCOL", "v1")
+    assert checked(proxy_protocol=wanted).proxy_protocol == version
 
 
 @pytest.mark.parametrize("port", [1, 65535])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from portway_carrier.contract import LocalService
+from portway_carrier.values import ProxyHeaderForm
 from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.labels import Label, label_of_key
 from portway_proto.wire.statements import Claim, SigningKey
@@ -74,8 +75,12 @@ class HeldTunnel:
 
     @property
     def service(self) -> LocalService:
-        """The local server, for the carrier."""
-        return LocalService(self.request.port, self.request.host)
+        """The local server, for the carrier; the ports in PROXY headers are 0 until it is bound for the first time."""
+        form = None
+        if self.request.proxy_protocol:
+            ports = (0, 0) if self.tunnel is None else (self.tunnel.port, self.tunnel.unencrypted_port)
+            form = ProxyHeaderForm(self.request.proxy_protocol, *ports)
+        return LocalService(self.request.port, self.request.host, form)
 
     @property
     def public(self) -> Tunnel:

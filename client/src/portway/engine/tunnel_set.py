@@ -114,6 +114,8 @@ class TunnelSet:
                     raise
             else:
                 held.bound(session.credentials, answer)
+                if self._has(held):
+                    self.table[held.label] = held.service
                 return
 
     def announce_missing(self, session: Session) -> list[HeldTunnel]:

@@ -60,6 +60,7 @@ def request_to_message(request: TunnelRequest, before: Before | None) -> Message
         "returns": None if settings.returns is None else asdict(settings.returns),
         "proxies": asdict(settings.proxies),
         "key": request.key,
+        "proxy_protocol": request.proxy_protocol,
         "before": None if before is None else before_to_message(before),
     }
 
@@ -83,6 +84,7 @@ def request_from_message(message: Message, tunnel_lost: TunnelLost) -> TunnelReq
         settings=settings,
         tunnel_lost=tunnel_lost,
         key=message["key"],
+        proxy_protocol=message["proxy_protocol"],
         before=None if message["before"] is None else before_from_message(message["before"]),
     )
 

@@ -21,6 +21,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
+from portway_runtime.balancers import BalancedConnections, Network
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
@@ -93,12 +94,28 @@ def first_record(data: bytes) -> Hello | int:
 class Front:
     """One port, from `serve` to `close`."""
 
-    def __init__(self, name: str, limits: Limits, clock: Monotonic, node_headers: NodeHeaders | None = None) -> None:
-        """`name` is how the port is called in the log. Without `node_headers` none is believed."""
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        clock: Monotonic,
+        node_headers: NodeHeaders | None = None,
+        balancers: Sequence[Network] = (),
+    ) -> None:
+        """`name` is how the port is called in the log. Without `node_headers` none is believed. `balancers`: networks
+        of load balancers in front."""
         self._name = name
         self._clock = clock
         self._node_headers = node_headers
-        self._refused_headers: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()  # before they had a turn, by reason
+        self._balanced = BalancedConnections(
+            name,
+            balancers,
+            time_limit=_HELLO_TIME,
+            capacity=limits.hellos,
+            clock=clock,
+            refused=self._count_refused,
+        )
         self._hellos = FirstBytes[Hello | Headed](
             first_message,
             self._greeted,
@@ -119,18 +136,19 @@ class Front:
 
     def connections(self) -> dict[str, int]:
         """How many there are, by how far they have come."""
-        return {"hello awaited": len(self._hellos)} | self.admission.counts()
+        return {"hello awaited": len(self._balanced) + len(self._hellos)} | self.admission.counts()
 
     def ended(self) -> Counter[str]:
         """How many were ended here, by reason."""
-        others = Counter({"no hello": self._hellos.evicted, "proxy header": self._proxied.seen})
-        return self.admission.ended + self._refused_headers + others
+        no_hello = self._balanced.evicted + self._hellos.evicted
+        refused = Counter({"no hello": no_hello, "proxy header": self._proxied.seen})
+        return self.admission.ended + refused + self._refused
 
     def serve(self, sockets: Sequence[socket.socket], inner: Path) -> None:
         """Accept on these listening sockets, which are owned from now on, for the gRPC server that listens at
         `inner`."""
         self._inner = str(inner)
-        self._listener = Listener(sockets, self._accept)
+        self._listener = Listener(sockets, self._connected)
 
     def find(self, peer: str) -> Connection | None:
         """The connection that gRPC calls `peer`; None for one that has ended, or that did not come through here."""
@@ -154,6 +172,7 @@ class Front:
         try:
             async with asyncio.timeout(within):
                 await finish([self._listener], within=within / 2)
+                await self._balanced.over()
                 await self._hellos.over()
                 while self.admission.strangers:  # noqa: ASYNC110 - a round trip or two
                     await asyncio.sleep(_LOOK_AGAIN)
@@ -164,6 +183,7 @@ class Front:
         """Accept no more, and end all connections."""
         if self._listener is not None:
             self._listener.close()
+        self._balanced.close()
         self._hellos.close()
         self.admission.close()
         splices = list(self._splices)
@@ -172,6 +192,12 @@ class Front:
         await self._tasks.close()
         while not all(splice.over for splice in splices):  # noqa: ASYNC110 - a turn or two
             await asyncio.sleep(0)
+
+    def _connected(self, sock: socket.socket, peer: Endpoint) -> None:
+        self._balanced.add(sock, peer, self._accept)
+
+    def _count_refused(self, reason: str) -> None:
+        self._refused[reason.replace("_", " ")] += 1
 
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
         self.accepted += 1
@@ -198,7 +224,7 @@ class Front:
         if verdict is Refusal.UNPROVED:
             self._proxied.notice(first_bytes, peer)
         else:
-            self._refused_headers[f"proxy header {verdict.value}"] += 1
+            self._refused[f"proxy header {verdict.value}"] += 1
             about = {"port": self._name, "peer": peer.host, "why": verdict.value}
             logger.warning("connections with a PROXY header that is not believed are refused", extra=about)
         sock.close()

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections import Counter
 
+from portway_runtime.balancers import BalancedConnections
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
@@ -40,6 +41,14 @@ class HttpPort:
             capacity_per_address=limits.max_half_open_per_address,
             clock=clock,
         )
+        self._balanced = BalancedConnections(
+            "plain HTTP",
+            config.proxy_protocol_from,
+            time_limit=limits.hello_time,
+            capacity=limits.max_half_open,
+            clock=clock,
+            refused=self._count_rejected,
+        )
         self._proxied = UnexpectedProxyHeaders("plain HTTP")
         self._listener: Listener | None = None
         self.listening: Endpoint | None = None  # None while it is closed
@@ -49,12 +58,12 @@ class HttpPort:
     @property
     def half_open(self) -> int:
         """Connections whose request is incomplete."""
-        return len(self._peek)
+        return len(self._balanced) + len(self._peek)
 
     @property
     def evicted(self) -> int:
         """Connections that were closed before their request came, to make room."""
-        return self._peek.evicted
+        return self._balanced.evicted + self._peek.evicted
 
     @property
     def pauses(self) -> int:
@@ -76,7 +85,7 @@ class HttpPort:
             raise ListenError(f"--http-listen: {error}", port_taken=error.port_taken) from error
         name = sockets[0].getsockname()
         self.listening = Endpoint(name[0], name[1])
-        self._listener = Listener(sockets, self._accept, batch=self._config.limits.accepts_per_turn)
+        self._listener = Listener(sockets, self._arrived, batch=self._config.limits.accepts_per_turn)
 
     @property
     def listeners(self) -> list[Listener]:
@@ -85,13 +94,21 @@ class HttpPort:
 
     async def heard(self) -> None:
         """Wait until all that were accepted are answered."""
+        await self._balanced.over()
         await self._peek.over()
 
     async def close(self) -> None:
         """Accept no more, and close the connections that are not answered."""
         if self._listener is not None:
             self._listener.close()
+        self._balanced.close()
         self._peek.close()
+
+    def _arrived(self, sock: socket.socket, peer: Endpoint) -> None:
+        self._balanced.add(sock, peer, self._accept)
+
+    def _count_rejected(self, reason: str) -> None:
+        self.rejected[reason] += 1
 
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
         self.accepted += 1

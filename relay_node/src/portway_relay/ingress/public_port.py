@@ -16,6 +16,7 @@ from typing import Final, TypeVarTuple
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
+from portway_runtime.balancers import BalancedConnections
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
@@ -141,6 +142,14 @@ class PublicPort:
             capacity_per_address=limits.max_half_open_per_address,
             clock=clock,
         )
+        self._balanced = BalancedConnections(
+            "public",
+            config.proxy_protocol_from,
+            time_limit=limits.hello_time,
+            capacity=limits.max_half_open,
+            clock=clock,
+            refused=self._count_rejected,
+        )
         self._visitors = _TurnQueue(limits.hellos_per_turn)
         self._lanes = _TurnQueue(limits.hellos_per_turn)
         self._next_turn: asyncio.Handle | None = None
@@ -152,12 +161,13 @@ class PublicPort:
     @property
     def half_open(self) -> int:
         """Connections whose handler is not known yet, or that wait for their turn."""
-        return len(self._peek) + len(self._visitors.queue) + len(self._lanes.queue) + len(self._tasks)
+        waiting = len(self._balanced) + len(self._peek)
+        return waiting + len(self._visitors.queue) + len(self._lanes.queue) + len(self._tasks)
 
     @property
     def evicted(self) -> int:
         """Connections that were closed before their ClientHello came, to make room."""
-        return self._peek.evicted
+        return self._balanced.evicted + self._peek.evicted
 
     @property
     def pauses(self) -> int:
@@ -166,7 +176,7 @@ class PublicPort:
 
     def listen(self) -> None:
         """Begin to accept. Raises ListenError."""
-        self._listener = Listener(self.address.open(), self._accept, batch=self._config.limits.accepts_per_turn)
+        self._listener = Listener(self.address.open(), self._arrived, batch=self._config.limits.accepts_per_turn)
 
     @property
     def listeners(self) -> list[Listener]:
@@ -175,6 +185,7 @@ class PublicPort:
 
     async def heard(self) -> None:
         """Wait until all that were accepted have sent their ClientHello (`over` waits for the rest)."""
+        await self._balanced.over()
         await self._peek.over()
 
     async def over(self) -> None:
@@ -188,6 +199,7 @@ class PublicPort:
         """Accept no more, and close the connections that are not handed over."""
         if self._listener is not None:
             self._listener.close()
+        self._balanced.close()
         self._peek.close()
         if self._next_turn is not None:
             self._next_turn.cancel()
@@ -196,6 +208,12 @@ class PublicPort:
             while turns.queue:
                 turns.queue.pop().sock.close()
         await self._tasks.close()
+
+    def _arrived(self, sock: socket.socket, peer: Endpoint) -> None:
+        self._balanced.add(sock, peer, self._accept)
+
+    def _count_rejected(self, reason: str) -> None:
+        self.rejected[reason] += 1
 
     def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
         self.accepted += 1

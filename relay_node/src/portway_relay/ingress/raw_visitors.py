@@ -5,9 +5,12 @@ is (routing/lookup.py), visits (visits.py).
 """
 
 import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
+from portway_runtime.balancers import BalancedConnections, Network
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.rates import AddressRate
@@ -32,25 +35,57 @@ class RawVisitors:
         visits: RawVisitStarter,
         region: str,
         *,
+        balancers: Sequence[Network],
         rate: AddressRate,
-        max_lookups: int,
+        header_time: float,
+        max_waiting: int,
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`rate` limits new connections of one address, `max_lookups` the visitors that wait for a lookup,
-        in all; their prefixes share it."""
+        """
+        balancers: networks of load balancers in front, whose connections begin with a PROXY header within `header_time`
+            seconds.
+        rate: limits new connections of one address.
+        max_waiting: visitors that wait for a lookup, in all, their prefixes share it; and connections of balancers that
+            wait for their header.
+        """
+        self._balanced = BalancedConnections(
+            "raw",
+            balancers,
+            time_limit=header_time,
+            capacity=max_waiting,
+            clock=clock,
+            refused=self._count_rejected,
+            opaque=True,
+        )
         self._rate = rate
-        self.rejected = 0  # connections above the rate
+        self.rejected: Counter[str] = Counter()  # by reason
         self._finder = finder
         self._visits = visits
         self._region = region
-        self._waiting = PrefixShares(max_lookups, clock)
+        self._waiting = PrefixShares(max_waiting, clock)
         self._tasks = Tasks("raw visitors", on_failure)
+
+    @property
+    def half_open(self) -> int:
+        """Connections whose first bytes are awaited."""
+        return len(self._balanced)
+
+    @property
+    def evicted(self) -> int:
+        """Connections that were closed before their PROXY header came, to make room."""
+        return self._balanced.evicted
 
     def connected(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
         """Take over a connection to the raw port of a label, and its socket."""
+        self._balanced.add(sock, peer, partial(self._accept, label))
+
+    def _count_rejected(self, reason: str) -> None:
+        self.rejected[reason] += 1
+
+    def _accept(self, label: str, sock: socket.socket, peer: Endpoint) -> None:
         if not self._rate.take(peer.host):
-            self.rejected += 1
+            self._count_rejected("raw_rate")
             sock.close()
             return
         destination = self._finder.known(label)
@@ -65,11 +100,13 @@ class RawVisitors:
             finding.add_done_callback(lambda _: self._waiting.give_back(peer.host))
 
     async def over(self) -> None:
-        """Wait until no connection waits for a lookup."""
+        """Wait until no connection waits for its header or for a lookup."""
+        await self._balanced.over()
         await self._tasks.over()
 
     async def close(self) -> None:
-        """Close the connections that wait for a lookup."""
+        """Close the connections that wait for their header or for a lookup."""
+        self._balanced.close()
         await self._tasks.close()
 
     async def _find(self, label: str, sock: socket.socket, peer: Endpoint) -> None:

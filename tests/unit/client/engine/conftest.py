@@ -55,6 +55,7 @@ def make_tunnel(settings: Settings) -> MakeTunnel:
         unencrypted: bool = False,
         key_file: KeyFile | None = None,
         before: Before | None = None,
+        proxy_protocol: int = 0,
     ) -> HeldTunnel:
         request = TunnelRequest(
             port,
@@ -65,6 +66,7 @@ def make_tunnel(settings: Settings) -> MakeTunnel:
             settings,
             tunnel_lost,  # type: ignore[arg-type]
             before=before,
+            proxy_protocol=proxy_protocol,
         )
         return HeldTunnel(request, (lambda _: None) if lost is None else lost.append, key_file)
 

@@ -11,6 +11,7 @@ from portway.engine.session import SessionOver
 from portway.engine.tunnel_set import UNBIND_AGAIN
 from portway.errors import AuthError, InvalidError
 from portway_carrier.contract import LocalService
+from portway_carrier.values import ProxyHeaderForm
 from portway_testkit.fakes.fake_tunnel_set import FakeSession, Owner
 
 
@@ -23,6 +24,20 @@ async def test_a_tunnel_is_served_from_before_its_bind(owner: Owner, make_tunnel
     assert not owner.tunnels.any_open
     await owner.tunnels.bind(owner.session(), held)  # type: ignore[arg-type]
     assert owner.tunnels.any_open
+
+
+async def test_the_ports_of_an_open_tunnel_are_told(owner: Owner, make_tunnel: Callable[..., HeldTunnel]) -> None:
+    """In PROXY headers, from BOUND on; one that was closed meanwhile is not served again."""
+    held = make_tunnel(1234, proxy_protocol=2)
+    owner.tunnels.add(held)
+    assert owner.tunnels.table == {held.label: LocalService(1234, None, ProxyHeaderForm(2))}
+    await owner.tunnels.bind(owner.session(), held)  # type: ignore[arg-type]
+    assert held.public.port
+    form = ProxyHeaderForm(2, held.public.port, held.public.unencrypted_port)
+    assert owner.tunnels.table == {held.label: LocalService(1234, None, form)}
+    owner.tunnels.withdraw(held)
+    await owner.tunnels.bind(owner.session(b"two"), held)  # type: ignore[arg-type]
+    assert owner.tunnels.table == {}
 
 
 async def test_one_presence_is_for_many(owner: Owner, make_tunnel: Callable[..., HeldTunnel]) -> None:

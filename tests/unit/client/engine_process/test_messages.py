@@ -48,12 +48,12 @@ def test_a_request_arrives_whole(before: Before | None) -> None:
     )
     for field in fields(settings):
         assert getattr(settings, field.name) != field.default
-    request = TunnelRequest(8000, "db", True, True, 2.5, settings, None, "/keys/\udcff", None)
+    request = TunnelRequest(8000, "db", True, True, 2.5, settings, None, "/keys/\udcff", None, 1)
     for name in request.__slots__:
         if name not in ("tunnel_lost", "before"):
-            assert getattr(request, name) not in (None, False, "")
+            assert getattr(request, name) not in (None, False, "", 0)
     arrived = request_from_message(sent(request_to_message(request, before)), told)
-    assert arrived == TunnelRequest(8000, "db", True, True, 2.5, settings, told, "/keys/\udcff", before)
+    assert arrived == TunnelRequest(8000, "db", True, True, 2.5, settings, told, "/keys/\udcff", before, 1)
     least = TunnelRequest(1, None, False, False, 10.0, Settings(("a:1",), "pw_id_secret", returns=None))
     assert request_from_message(sent(request_to_message(least, None)), told).settings == least.settings
 

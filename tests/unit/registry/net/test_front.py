@@ -4,9 +4,10 @@ import asyncio
 import secrets
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ from portway_registry.net.connection import Connection, Stage
 from portway_registry.net.front import Front, Headed, Hello, first_message, first_record
 from portway_registry.net.node_headers import NodeHeaders
 from portway_registry.net.splice import STRANGER_BURST
+from portway_runtime.balancers import Network
 from portway_runtime.clocks import monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import open_sockets
 from portway_runtime.node_headers import NONCE_SIZE, write_header
-from portway_runtime.proxy_protocol import ProxyHeader, encode_v2
+from portway_runtime.proxy_protocol import ProxyHeader, encode_v1, encode_v2
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
 
@@ -59,9 +61,13 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @asynccontextmanager
 async def opened(
-    serve: Serve = echo, host: str = "127.0.0.1", limits: Limits | None = None, headers: NodeHeaders | None = None
+    serve: Serve = echo,
+    host: str = "127.0.0.1",
+    limits: Limits | None = None,
+    headers: NodeHeaders | None = None,
+    balancers: Sequence[Network] = (),
 ) -> AsyncIterator[Opened]:
-    front = Front("listen", limits or Limits.of(16), monotonic, headers)
+    front = Front("listen", limits or Limits.of(16), monotonic, headers, balancers)
     sockets = open_sockets(Endpoint(host, 0))
     found = Opened(front, sockets[0].getsockname()[1])
 
@@ -376,3 +382,37 @@ async def test_a_stranger_that_makes_no_call_is_not_waited_for_longer() -> None:
         await front.front.stop_listening(within=0.02)
         for wire in (silent, stranger):
             wire[1].close()
+
+
+@pytest.mark.parametrize("encode", [encode_v1, encode_v2])
+async def test_behind_a_balancer_a_connection_is_its_clients(encode: Callable[[ProxyHeader], bytes]) -> None:
+    """For limits and for GeoIP: the balancer has to say whose it is, and gRPC sees nothing of that."""
+    header = ProxyHeader(Endpoint("203.0.113.7", 5000), Endpoint("198.51.100.1", 443))
+    async with opened(balancers=[ip_network("127.0.0.1")]) as port:
+        wire = await port.connect()
+        for piece in (encode(header)[:9], encode(header)[9:] + HELLO[:3], HELLO[3:]):
+            wire[1].write(piece)
+            await asyncio.sleep(0.01)
+        assert await wire[0].readexactly(len(HELLO)) == HELLO
+        connection = await port.connection()
+        assert connection.peer == header.source
+        assert str(connection.address) == "203.0.113.7"
+        without = await port.connect()
+        without[1].write(HELLO)
+        await closed(without)
+        assert port.front.ended() == Counter({"no proxy header": 1})
+        silent = await port.connect()
+        await until(lambda: port.front.connections()["hello awaited"] == 1)
+        silent[1].transport.abort()
+        wire[1].close()
+
+
+async def test_nobody_else_is_believed(caplog: pytest.LogCaptureFixture) -> None:
+    """A header of whoever is no balancer is refused as without any."""
+    header = encode_v1(ProxyHeader(Endpoint("203.0.113.7", 5000), Endpoint("198.51.100.1", 443)))
+    async with opened(balancers=[ip_network("192.0.2.0/24")]) as port:
+        wire = await port.connect()
+        wire[1].write(header + HELLO)
+        await closed(wire)
+        assert port.names == []
+        assert port.front.ended() == Counter({"proxy header": 1})

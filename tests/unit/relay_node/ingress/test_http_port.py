@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_network
 
 import pytest
 from portway_relay.config import HttpListen, NodeConfig
@@ -12,6 +13,7 @@ from portway_relay.ingress.plain_visitors import PlainVisitors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_runtime.listener import finish
+from portway_runtime.proxy_protocol import ProxyHeader, encode_v1
 from portway_runtime.rates import AddressRate
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.front_door import HOST, Around
@@ -20,6 +22,7 @@ from portway_testkit.visitors.hellos import real_hello
 
 Open = Callable[..., HttpPort]  # of changes to the node's configuration
 ANY_PORT = Endpoint("127.0.0.1", 0)
+HERE = Endpoint("198.51.100.1", 80)
 REQUEST = f"GET /a?b HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 
 
@@ -164,3 +167,21 @@ async def test_without_an_address_nothing_listens(open_port: Open) -> None:
     """Turned off, or beside a public port that is not 443."""
     assert open_port(http_listen=HttpListen.OFF).listening is None
     assert open_port(http_listen=HttpListen.DEFAULT).listening is None
+
+
+async def test_behind_a_balancer_requests_are_the_visitors(open_port: Open, clock: ManualClock) -> None:
+    """Each of them has its rate; the balancer has none, and has to say whose a request is."""
+    balancer = (ip_network("127.0.0.1"),)
+    port = open_port(
+        http_listen=Endpoint("::", 0),
+        proxy_protocol_from=balancer,
+        limits={"connections_per_second": 1, "connection_burst": 1},
+    )
+    one, other = (encode_v1(ProxyHeader(Endpoint(host, 5000), HERE)) for host in ("203.0.113.7", "203.0.113.8"))
+    assert (await answer(port, one + REQUEST)).startswith(b"HTTP/1.1 308 ")
+    assert await answer(port, one + REQUEST) == b""
+    assert (await answer(port, other + REQUEST)).startswith(b"HTTP/1.1 308 ")
+    assert await answer(port, REQUEST) == b""
+    assert await answer(port, one + REQUEST, "::1") == b""
+    assert port.rejected == {"rate": 1, "no_proxy_header": 1, "proxy_header": 1}
+    assert (port.half_open, port.accepted) == (0, 4)

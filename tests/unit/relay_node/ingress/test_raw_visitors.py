@@ -2,13 +2,16 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from ipaddress import ip_network
 
 import pytest
 from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.routing.lookup import Destination
 from portway_relay.routing.tunnel import Tunnel
+from portway_runtime.balancers import Network
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.proxy_protocol import ProxyHeader, encode_v2
 from portway_runtime.rates import AddressRate
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.front_door import LABEL, Around
@@ -34,7 +37,7 @@ class Starts:
 class Door:
     """A raw front, who begins its visits, and visitors of it."""
 
-    def __init__(self, around: Around, clock: ManualClock) -> None:
+    def __init__(self, around: Around, clock: ManualClock, balancers: Sequence[Network] = ()) -> None:
         self.around = around
         self.starts = Starts()
         self.failures: list[BaseException] = []
@@ -43,8 +46,10 @@ class Door:
             around,
             self.starts,
             "fra",
+            balancers=balancers,
             rate=AddressRate(1, 3, clock),
-            max_lookups=2,
+            header_time=5.0,
+            max_waiting=2,
             clock=clock,
             on_failure=self.failures.append,
         )
@@ -74,11 +79,13 @@ async def door(around: Around, clock: ManualClock) -> AsyncIterator[Door]:
 
 
 def ended(visitor: socket.socket) -> bool:
-    """Whether the node has closed its connection."""
+    """Whether the node has closed its connection; with something unread it is reset."""
     try:
         return visitor.recv(1) == b""
     except BlockingIOError:
         return False
+    except ConnectionResetError:
+        return True
 
 
 async def test_a_tunnel_that_is_known_is_visited_at_once(door: Door) -> None:
@@ -114,11 +121,11 @@ async def test_an_address_that_comes_too_fast_is_closed(door: Door, clock: Manua
         door.visit(LABEL)
     theirs, _ = door.visit(OTHER)
     assert ended(theirs)
-    assert (door.front.rejected, door.around.asked, len(door.starts.begun)) == (1, [], 3)
+    assert (door.front.rejected["raw_rate"], door.around.asked, len(door.starts.begun)) == (1, [], 3)
     door.visit(LABEL, Endpoint("192.0.2.8", 40_000))
     clock.now += 1
     door.visit(LABEL)
-    assert (door.front.rejected, len(door.starts.begun)) == (1, 5)
+    assert (door.front.rejected["raw_rate"], len(door.starts.begun)) == (1, 5)
 
 
 async def test_so_many_wait_and_no_more(door: Door) -> None:
@@ -163,3 +170,34 @@ async def test_a_failure_ends_the_connection(door: Door, where: str) -> None:
     await until(lambda: bool(door.failures))
     assert [type(failure) for failure in door.failures] == [RuntimeError]
     assert ended(theirs)
+
+
+async def test_behind_a_balancer_visitors_have_addresses_of_their_own(around: Around, clock: ManualClock) -> None:
+    """And rates; what they send to the tunnel begins behind the header. Nobody else is believed, nor any without."""
+    door = Door(around, clock, [ip_network(PEER.host)])
+    visitor, other = Endpoint("203.0.113.7", 5000), Endpoint("2001:db8::7", 5000)
+    header, others = (encode_v2(ProxyHeader(of, Endpoint("198.51.100.1", 443))) for of in (visitor, other))
+    for sent in (header, header, header, header, others):
+        theirs, _ = door.visit(LABEL)
+        assert door.front.half_open == 1
+        theirs.send(sent + b"hello")
+        await until(lambda: door.front.half_open == 0)
+    assert door.front.rejected == {"raw_rate": 1}
+    assert [peer for _, peer, _, _ in door.starts.begun] == [visitor, visitor, visitor, other]
+    assert all(ours.recv(100) == b"hello" for ours, *_ in door.starts.begun)
+    theirs, _ = door.visit(LABEL)
+    theirs.send(b"hello")
+    await until(lambda: door.front.rejected["no_proxy_header"] == 1)
+    assert ended(theirs)
+    theirs, _ = door.visit(LABEL, Endpoint("192.0.2.99", 40_000))
+    theirs.send(header)
+    await until(lambda: door.front.rejected["proxy_header"] == 1)
+    assert ended(theirs)
+    _, ours = door.visit(LABEL, Endpoint("192.0.2.99", 40_000))
+    await door.front.over()
+    assert door.starts.begun[-1][0] is ours
+    door.visit(LABEL)
+    await door.front.close()
+    assert door.front.half_open == 0
+    for sock in door.visitors:
+        sock.close()

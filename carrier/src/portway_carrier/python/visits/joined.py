@@ -1,6 +1,5 @@
 """The opener's visit: from `join`, through the waits for handshake, lane and OPENED, to a visit that runs."""
 
-from dataclasses import replace
 from typing import Final
 
 from portway_proto.wire.frames import Bytes, Opening, RefusalReason
@@ -68,7 +67,10 @@ class JoinedVisit(RunningVisit):
             return
         tls = stream.transport.get_extra_info("ssl_object")
         version, alpn = _TLS_VERSIONS.get(tls.version(), 0), tls.selected_alpn_protocol() or ""
-        self._opening = replace(self._opening, tls_version=version, alpn=alpn)
+        told = self._opening  # `replace` would take four times as long
+        self._opening = Opening(
+            told.label, told.visitor_host, told.visitor_port, told.kind, version, told.server_name, alpn
+        )
 
     def _take_lane(self) -> None:
         if not self._wants_lane or self.stream is None or self.over:
