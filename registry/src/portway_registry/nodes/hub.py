@@ -129,8 +129,8 @@ class Hub:
             self._views.identities.subscribe(self._identity_changed),
             self._views.port_blocks.subscribe(self._ports.block_changed),
             self._views.replicas.subscribe(self._fronts.replica_changed),
-            self._views.front_key.subscribe(self._fronts.changed),
-            self._views.identities.subscribe(self._fronts.changed),
+            self._views.front_key.subscribe(self._fronts.key_changed),
+            self._views.identities.subscribe(self._fronts.identity_changed),
             self._authority.subscribe(self._authorities_changed),
         ]
         self._tasks.spawn(self._send_peers(), name="send peers")
