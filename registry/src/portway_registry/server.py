@@ -29,6 +29,7 @@ from portway_registry.access.tenants import Tenants
 from portway_registry.access.tokens import Tokens
 from portway_registry.cluster import Closing, Cluster, calling, open_cluster
 from portway_registry.config import Config
+from portway_registry.dns.challenges import Challenges
 from portway_registry.dns.static_records import StaticRecords
 from portway_registry.errors import ConfigError
 from portway_registry.metrics import CallCounts, exposition
@@ -83,6 +84,7 @@ class Registry:
         self._serving = False
         self._certificates: list[PortCertificate] = []
         self._configured: ClusterAuthority | None = None  # the CA of the settings
+        self._challenges: Challenges | None = None
         self._address: Endpoint | None = None
         self._mesh_address: Endpoint | None = None
         self._admin_address: Endpoint | None = None
@@ -110,6 +112,13 @@ class Registry:
     def metrics_address(self) -> str | None:
         """HOST:PORT of the metrics page; None when there is none, and before the start."""
         return None if self._metrics_address is None else str(self._metrics_address)
+
+    @property
+    def challenges(self) -> Challenges:
+        """The proofs for certificate authorities. Raises RuntimeError before the start."""
+        if self._challenges is None:
+            raise RuntimeError("the registry is not started")
+        return self._challenges
 
     async def start(self) -> None:
         """Start everything or nothing: when a part cannot start, those before it are stopped again.
@@ -158,6 +167,7 @@ class Registry:
         tasks = Tasks("registry", on_failure=self._on_failure)
         locator = self._open_locator(tasks)
         cluster = await open_cluster(config, certificate, configured, tasks, self._closing, on_failure=self._on_failure)
+        self._challenges = cluster.challenges
         watched = watched_certificates(certificate, cluster.mesh_certificate, cluster.authority, config.etcd_cert)
         tasks.spawn(ExpiryWarnings(watched, utc_now).watch(), name="watch the ends of certificates")
         if configured is not None:

@@ -18,6 +18,7 @@ import uvloop
 from portway_carrier.contract import Stream
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
+from portway_registry.dns.challenges import Challenges
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
@@ -76,6 +77,11 @@ class RunningNode:
     @property
     def port(self) -> int:
         return self.config.listen.port
+
+    @property
+    def dns(self) -> Endpoint:
+        """Where it answers DNS queries: the first of its addresses."""
+        return self.node.dns_addresses[0]
 
     @property
     def raw_host(self) -> str:
@@ -246,6 +252,12 @@ class Cluster:
         assert not self._failures, f"a part of the cluster ended early: {self._failures}"
 
     @property
+    def thread_id(self) -> int:
+        """Of the thread that the registry and all nodes run on."""
+        assert self._thread.ident is not None
+        return self._thread.ident
+
+    @property
     def node(self) -> RunningNode:
         """The first node."""
         return next(iter(self.nodes.values()))
@@ -253,6 +265,12 @@ class Cluster:
     @property
     def registry_address(self) -> str:
         return str(self.registry_config.listen)
+
+    @property
+    def challenges(self) -> Challenges:
+        """The proofs for certificate authorities, for calls on the cluster's loop."""
+        assert self._registry is not None
+        return self._registry.challenges
 
     @property
     def admin(self) -> AdminCalls:
