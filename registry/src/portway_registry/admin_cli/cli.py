@@ -9,6 +9,7 @@ from portway_runtime.standard_streams import drop_standard_output
 from portway_registry.admin_cli.audit import audit
 from portway_registry.admin_cli.ca import ca as ca_group
 from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions
+from portway_registry.admin_cli.dns import dns
 from portway_registry.admin_cli.grant_key import grant_key
 from portway_registry.admin_cli.invitation import invitation
 from portway_registry.admin_cli.node import node
@@ -107,5 +108,5 @@ def main(
     ctx.obj = GlobalOptions(registry, token, token_file, ca, as_json, proxy)
 
 
-for _command in (node, invitation, tunnel, tenant, token, grant_key, ca_group, audit, pki):
+for _command in (node, invitation, tunnel, tenant, token, grant_key, ca_group, dns, audit, pki):
     main.add_command(_command)
