@@ -207,14 +207,15 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def RetireAuthority(self, request: Any, context: Any) -> admin_pb2.RetireAuthorityResponse:
         return admin_pb2.RetireAuthorityResponse(authority=self._authority())
 
-    def AddDnsRecord(self, request: Any, context: Any) -> admin_pb2.AddDnsRecordResponse:
-        return admin_pb2.AddDnsRecordResponse(record=self._record())
-
     def ListDnsRecords(self, request: Any, context: Any) -> admin_pb2.ListDnsRecordsResponse:
-        return admin_pb2.ListDnsRecordsResponse(records=[admin_pb2.ListedDnsRecord(record=self._record())])
+        listed = admin_pb2.ListedDnsRecord(record=self._dns_record(), source=admin_pb2.DNS_RECORD_SOURCE_OPERATOR)
+        return admin_pb2.ListDnsRecordsResponse(records=[listed], domain=STEERING, registry_name=STEERING)
+
+    def AddDnsRecord(self, request: Any, context: Any) -> admin_pb2.AddDnsRecordResponse:
+        return admin_pb2.AddDnsRecordResponse(record=self._dns_record())
 
     def RemoveDnsRecords(self, request: Any, context: Any) -> admin_pb2.RemoveDnsRecordsResponse:
-        return admin_pb2.RemoveDnsRecordsResponse(removed=[self._record()])
+        return admin_pb2.RemoveDnsRecordsResponse(removed=[self._dns_record()])
 
     def ListZoneCertificates(self, request: Any, context: Any) -> admin_pb2.ListZoneCertificatesResponse:
         return admin_pb2.ListZoneCertificatesResponse(certificates=[self._certificate()])
@@ -260,6 +261,10 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
         raise AssertionError("abort raises")
 
     @staticmethod
+    def _dns_record() -> types_pb2.DnsRecord:
+        return types_pb2.DnsRecord(name=STEERING, type=STEERING, data=STEERING)
+
+    @staticmethod
     def _authority() -> admin_pb2.AuthorityInfo:
         return admin_pb2.AuthorityInfo(
             id=STEERING,
@@ -288,10 +293,6 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
         return admin_pb2.GrantKeyInfo(id=STEERING, unaware_nodes=[STEERING], unaware_replicas=[STEERING])
 
     @staticmethod
-    def _record() -> types_pb2.DnsRecord:
-        return types_pb2.DnsRecord(name=STEERING, type=STEERING, ttl=30, data=STEERING)
-
-    @staticmethod
     def _tunnel() -> types_pb2.TunnelInfo:
         return types_pb2.TunnelInfo(label=STEERING, node=STEERING, tenant=STEERING, token_id=STEERING, host=STEERING)
 
@@ -306,6 +307,8 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
             domain=STEERING,
             reach=types_pb2.REACH_FAILED,
             reach_failure=STEERING,
+            addresses=[STEERING, "192.0.2.1"],
+            zones=[STEERING],
         )
 
 
@@ -354,6 +357,10 @@ def admin(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
         "certificate revoke x",
         "backup note",
         "doctor --no-visits --domain x.localhost",
+        "dns record list",
+        "dns record add x TXT y",
+        "dns record remove x TXT",
+        "dns export",
     ],
 )
 def test_no_command_of_portway_admin_passes_control_characters_on(

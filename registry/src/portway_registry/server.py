@@ -102,6 +102,7 @@ class Registry:
         self._serving = False
         self._certificates: list[PortCertificate] = []
         self._configured: ClusterAuthority | None = None  # the CA of the settings
+        self._challenges: Challenges | None = None
         self._address: Endpoint | None = None
         self._mesh_address: Endpoint | None = None
         self._admin_address: Endpoint | None = None
@@ -129,6 +130,13 @@ class Registry:
     def metrics_address(self) -> str | None:
         """HOST:PORT of the metrics page; None when there is none, and before the start."""
         return None if self._metrics_address is None else str(self._metrics_address)
+
+    @property
+    def challenges(self) -> Challenges:
+        """The proofs for certificate authorities. Raises RuntimeError before the start."""
+        if self._challenges is None:
+            raise RuntimeError("the registry is not started")
+        return self._challenges
 
     async def start(self) -> None:
         """Start everything or nothing: when a part cannot start, those before it are stopped again.
@@ -179,6 +187,7 @@ class Registry:
         tasks = Tasks("registry", on_failure=self._on_failure)
         locator = self._open_locator(tasks)
         cluster = await open_cluster(config, files, configured, tasks, self._closing, on_failure=self._on_failure)
+        self._challenges = cluster.challenges
         certificate = _public_certificate(config, files, cluster)
         self._certificates = [certificate]
         watched = watched_certificates(

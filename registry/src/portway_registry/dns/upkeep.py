@@ -44,16 +44,16 @@ class DnsUpkeep:
         )
 
     async def look(self) -> None:
-        """Free the numbers of nodes that were removed, take up other addresses, give free numbers to nodes that answer
-        DNS, and delete proofs that are an hour old. Raises StoreUnavailable."""
+        """Free the numbers of nodes that were removed or answer DNS no more, take up other addresses, give free numbers
+        to nodes that answer, and delete proofs that are an hour old. Raises StoreUnavailable."""
         await self._delete_old_proofs()
         nodes = self._views.nodes
         removed = {one.node for one in self._views.orders.values() if one.order is Order.REMOVE}
         held: dict[int, str] = {}
         for server, modified in self._name_servers():
             node = nodes.get(server.node)
-            if server.node in removed:
-                logger.info("a name server was removed", extra={"node": server.node, "number": server.number})
+            if server.node in removed or (node is not None and not node.dns):
+                logger.info("a name server answers no more", extra={"node": server.node, "number": server.number})
                 await self._store.delete(keys.name_server(server.number), expected=modified)
                 continue
             held[server.number] = server.node

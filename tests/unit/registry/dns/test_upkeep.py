@@ -80,6 +80,14 @@ async def test_the_number_of_a_node_that_was_removed_is_given_again(kept: Kept) 
     assert (await kept.look())[1] == ("sin-1", ("192.0.2.3",))
 
 
+async def test_the_number_of_a_node_that_answers_no_more_is_given_again(kept: Kept) -> None:
+    """Its settings say so, while it is there."""
+    await kept.node("fra-1", "192.0.2.1")
+    await kept.look()
+    await kept.node("fra-1", "192.0.2.1", dns=False)
+    assert await kept.look() == {}
+
+
 async def test_proofs_that_nobody_took_back_go_after_an_hour(kept: Kept) -> None:
     store, views = kept.cluster.store, kept.cluster.views
     await store.put(keys.challenge("old"), encode(ChallengeRecord("a.example", "x", kept.now_ms - HOUR_MS - 1)))

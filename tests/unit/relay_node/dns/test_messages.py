@@ -159,6 +159,7 @@ def test_what_is_signed_by_an_unknown_key_is_refused(asked: Asked) -> None:
         query(use_edns=0, options=[dns.edns.GenericOption(dns.edns.OptionType.ECS, b"\x00\x01\x04\x00\xff")]),
         query(use_edns=0, options=[dns.edns.GenericOption(dns.edns.OptionType.ECS, b"\x00")]),
     ],
+    ids=range(13),
 )
 def test_malformed_messages_are_called_so(asked: Asked, data: bytes) -> None:
     assert asked.message(data).rcode() == dns.rcode.FORMERR

@@ -79,6 +79,11 @@ class RunningNode:
         return self.config.listen.port
 
     @property
+    def dns(self) -> Endpoint:
+        """Where it answers DNS queries: the first of its addresses."""
+        return self.node.dns_addresses[0]
+
+    @property
     def raw_host(self) -> str:
         """The address on which it listens for the raw ports of its region."""
         assert self.config.raw_listen is not None
@@ -250,6 +255,12 @@ class Cluster:
         assert not self._failures, f"a part of the cluster ended early: {self._failures}"
 
     @property
+    def thread_id(self) -> int:
+        """Of the thread that the registry and all nodes run on."""
+        assert self._thread.ident is not None
+        return self._thread.ident
+
+    @property
     def node(self) -> RunningNode:
         """The first node."""
         return next(iter(self.nodes.values()))
@@ -257,6 +268,12 @@ class Cluster:
     @property
     def registry_address(self) -> str:
         return str(self.registry_config.listen)
+
+    @property
+    def challenges(self) -> Challenges:
+        """The proofs for certificate authorities, for calls on the cluster's loop."""
+        assert self._registry is not None
+        return self._registry.challenges
 
     @property
     def admin(self) -> AdminCalls:
