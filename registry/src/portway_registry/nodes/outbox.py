@@ -44,7 +44,7 @@ class Outbox:
         self._peers: tuple[Peers, ...] = ()
         self._port_owners: PortOwners | None = None
         self._revoked: dict[str, None] = {}
-        self._zone_certificates: ZoneCertificates | None = None
+        self._zone_certificates: tuple[ZoneCertificates, ...] = ()
         self._order: Order | None = None
         self._probes: list[Probe] = []
         self._reachability: Reachability | None = None
@@ -67,8 +67,8 @@ class Outbox:
         self._port_owners = message
         self._wake.set()
 
-    def zone_certificates(self, message: ZoneCertificates) -> None:
-        self._zone_certificates = message
+    def zone_certificates(self, parts: tuple[ZoneCertificates, ...]) -> None:
+        self._zone_certificates = parts
         self._wake.set()
 
     def order(self, message: Order) -> None:
@@ -128,9 +128,9 @@ class Outbox:
         if self._port_owners is not None:
             yield RegistryMessage(port_owners=self._port_owners)
             self._port_owners = None
-        if self._zone_certificates is not None:
-            yield RegistryMessage(zone_certificates=self._zone_certificates)
-            self._zone_certificates = None
+        for certificates in self._zone_certificates:
+            yield RegistryMessage(zone_certificates=certificates)
+        self._zone_certificates = ()
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None

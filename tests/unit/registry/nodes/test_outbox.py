@@ -3,7 +3,15 @@
 import asyncio
 
 import pytest
-from portway_proto.v1.mesh_pb2 import ClusterSettings, Eviction, Peers, PortOwners, Registered, RegistryMessage
+from portway_proto.v1.mesh_pb2 import (
+    ClusterSettings,
+    Eviction,
+    Peers,
+    PortOwners,
+    Registered,
+    RegistryMessage,
+    ZoneCertificates,
+)
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import MAX_CLAIM
 from portway_registry.nodes import outbox as outbox_module
@@ -19,12 +27,14 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox = Outbox()
     outbox.announced(1)
     outbox.evict([Eviction(label="a")])
+    outbox.zone_certificates((ZoneCertificates(), ZoneCertificates()))
     outbox.port_owners(PortOwners())
     outbox.peers((Peers(),))
     outbox.revoke(["t"])
     outbox.settings(ClusterSettings())
     outbox.registered(Registered(lease_id=1))
-    order = ["registered", "settings", "revocations", "peers", "port_owners", "evictions", "announced"]
+    rules = ["settings", "revocations", "peers", "port_owners", "zone_certificates", "zone_certificates"]
+    order = ["registered", *rules, "evictions", "announced"]
     assert kinds(await outbox.take()) == order
 
 
