@@ -48,7 +48,7 @@ class Outbox:
         self._dns_records: tuple[DnsRecords, ...] = ()
         self._registry_fronts: RegistryFronts | None = None
         self._revoked: dict[str, None] = {}
-        self._zone_certificates: ZoneCertificates | None = None
+        self._zone_certificates: tuple[ZoneCertificates, ...] = ()
         self._order: Order | None = None
         self._probes: list[Probe] = []
         self._reachability: Reachability | None = None
@@ -79,8 +79,8 @@ class Outbox:
         self._registry_fronts = message
         self._wake.set()
 
-    def zone_certificates(self, message: ZoneCertificates) -> None:
-        self._zone_certificates = message
+    def zone_certificates(self, parts: tuple[ZoneCertificates, ...]) -> None:
+        self._zone_certificates = parts
         self._wake.set()
 
     def order(self, message: Order) -> None:
@@ -146,9 +146,9 @@ class Outbox:
         if self._registry_fronts is not None:
             yield RegistryMessage(registry_fronts=self._registry_fronts)
             self._registry_fronts = None
-        if self._zone_certificates is not None:
-            yield RegistryMessage(zone_certificates=self._zone_certificates)
-            self._zone_certificates = None
+        for certificates in self._zone_certificates:
+            yield RegistryMessage(zone_certificates=certificates)
+        self._zone_certificates = ()
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None

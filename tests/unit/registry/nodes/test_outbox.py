@@ -12,6 +12,7 @@ from portway_proto.v1.mesh_pb2 import (
     Registered,
     RegistryFronts,
     RegistryMessage,
+    ZoneCertificates,
 )
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import MAX_CLAIM
@@ -29,16 +30,16 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox.announced(1)
     outbox.evict([Eviction(label="a")])
     outbox.registry_fronts(RegistryFronts())
+    outbox.zone_certificates((ZoneCertificates(), ZoneCertificates()))
     outbox.port_owners(PortOwners())
     outbox.dns_records((DnsRecords(), DnsRecords(part=1)))
     outbox.peers((Peers(),))
     outbox.revoke(["t"])
     outbox.settings(ClusterSettings())
     outbox.registered(Registered(lease_id=1))
-    first = ["registered", "settings", "revocations", "peers", "port_owners"]
-    assert kinds(await outbox.take()) == [*first, "dns_records", "dns_records", "evictions", "announced"]
-    rules = ["registered", "settings", "revocations", "peers", "port_owners", "registry_fronts"]
-    order = [*rules, "evictions", "announced"]
+    rules = ["registered", "settings", "revocations", "peers", "port_owners"]
+    more = ["dns_records", "dns_records", "registry_fronts", "zone_certificates", "zone_certificates"]
+    order = [*rules, *more, "evictions", "announced"]
     assert kinds(await outbox.take()) == order
 
 
