@@ -128,6 +128,15 @@ def test_links_are_judged(link: dict[str, Any], expected: list[tuple[str, Severi
     assert kinds(found) == expected
 
 
+def test_what_two_nodes_say_of_each_other_is_told_once() -> None:
+    """Their round trip is; that one does not reach the other is not, for the other may."""
+    places = (("fra-1", "iad-1", FRA), ("iad-1", "fra-1", IAD))
+    slow = [whole(one, links=[MeshLink(node=other, round_trip_us=900_000)], **at) for one, other, at in places]
+    assert kinds(judge_links(facts(*slow))) == [("link-slow", WARNING)]
+    down = [whole(one, links=[MeshLink(node=other, failure="refused")], **at) for one, other, at in places]
+    assert [one.subject for one in judge_links(facts(*down))] == ["fra-1 -> iad-1", "iad-1 -> fra-1"]
+
+
 def test_a_link_without_places_is_judged_by_its_failure_alone() -> None:
     """A round trip says nothing then."""
     one = whole("fra-1", links=[MeshLink(node="iad-1", round_trip_us=900_000)])
