@@ -7,10 +7,10 @@ Here: the order of start and stop. Not here: a process (child.py), calls (regist
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
+from portway_registry.config import Config
 from portway_relay.cli import REMOVED
 from portway_relay.errors import RelayError
 from portway_relay.membership.state_folder import StateFolder
@@ -22,8 +22,8 @@ from portway_server.child import Child, command_as
 from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
 from portway_server.delegation import await_delegation
-from portway_server.errors import CannotWrite, ChildEnded
-from portway_server.registry_calls import RegistryCalls, calling
+from portway_server.errors import CallFailed, CannotWrite, ChildEnded
+from portway_server.registry_calls import calling, operators_calls
 from portway_server.writing import give
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Up:
         self._children: list[Child] = []
 
     async def start(self) -> None:
-        """Start the registry, and once it serves the relay node; return when visitors and clients may come.
+        """Start the registry, and the relay node once it has joined; return when visitors and clients may come.
 
         Before its first start the node joins by an invitation that is made for it. While something is waited for (the
         delegation, certificates, a store), the log says for what. Raises ServerError, with nothing left running.
@@ -72,26 +72,21 @@ class Up:
 
     async def _start(self) -> None:
         own, relay, registry = self._config.own, self._config.relay, self._config.registry
-        async with AsyncExitStack() as held:
-            calls = None
-            if registry is not None and own.registry_config is not None:
-                serving = await self._run("portway-registry", own.registry_config, own.registry_user)
-                await serving.serves()
-                token_file = registry.first_admin_token_file()
-                if token_file is not None and token_file.exists():
-                    at = registry.admin_listen or registry.listen
-                    calls = await held.enter_async_context(calling(at, token_file.read_text().strip()))
-                    joining = calls
-                    if registry.admin_listen is not None:
-                        joining = await held.enter_async_context(calling(registry.listen, ""))
-                    await self._ensure_member(calls, joining)
-            await self._look_at_clock()
-            node = await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
-            if getattr(relay, "dns_listen", ()):
-                await await_delegation(relay.domain, getattr(relay, "public_address", ()), own.resolver)
-            await node.serves()
-            if calls is not None:
-                await self._ensure_first_client(calls)
+        node, token = None, ""
+        if registry is not None and own.registry_config is not None:
+            serving = await self._run("portway-registry", own.registry_config, own.registry_user)
+            node = await self._run_node() if self._is_member() else None
+            await serving.serves()
+            token = _token(registry)
+            if token and node is None:
+                await self._join(registry, token)
+        await self._look_at_clock()
+        node = node or await self._run_node()
+        if getattr(relay, "dns_listen", ()):
+            await await_delegation(relay.domain, getattr(relay, "public_address", ()), own.resolver)
+        await node.serves()
+        if registry is not None and token:
+            await self._ensure_first_client(registry, token)
         self._on_ready(self._first_client_line())
 
     async def _look_at_clock(self) -> None:
@@ -110,6 +105,10 @@ class Up:
         """Have the programs read their certificates again."""
         for child in self._children:
             child.reload()
+
+    async def _run_node(self) -> Child:
+        own = self._config.own
+        return await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
 
     async def _run(self, program: str, settings: Path, user: str | None, capability: str | None = None) -> Child:
         path = Path(sys.executable).with_name(program)
@@ -135,19 +134,33 @@ class Up:
         logger.error("%s; all of this machine's programs are stopped", end)
         self._on_failure(end)
 
-    async def _ensure_member(self, admin: RegistryCalls, joining: RegistryCalls) -> None:
-        """Have the node join, unless it has a certificate that is valid. Raises CallFailed and CannotWrite."""
+    def _is_member(self) -> bool:
+        """Whether the node has a certificate that is its own and has not ended. It needs no registry to start then: it
+        serves the tunnels that it hears of from other nodes."""
         relay = self._config.relay
         if relay.state_dir is None:
-            return  # it was given its certificate
+            return True  # it was given its certificate
         folder = StateFolder(relay.state_dir)
         try:
-            if _is_member(folder, relay.server_name):
-                return
-            token = await admin.invite(relay.region, relay.name)
+            if folder.invitation is None:
+                return False
+            certificate = folder.certificate()
+        except RelayError as error:
+            raise CannotWrite(str(error)) from error
+        return relay.server_name in dns_names(certificate) and certificate.not_valid_after_utc > utc_now()
+
+    async def _join(self, registry: Config, admin_token: str) -> None:
+        """Have the node join at the registry that runs here. Raises CallFailed and CannotWrite."""
+        relay = self._config.relay
+        assert relay.state_dir is not None, "a node without one was given its certificate"
+        folder = StateFolder(relay.state_dir)
+        try:
+            async with operators_calls(registry, admin_token) as calls:
+                token = await calls.invite(relay.region, relay.name)
             invitation = token.split("_")[1]
             csr = folder.joining_request(invitation, relay.name)
-            folder.store_joined(invitation, await joining.join(token, relay.name, relay.region, csr))
+            async with calling(registry.listen, token) as calls:
+                folder.store_joined(invitation, await calls.join(relay.name, relay.region, csr))
             give(relay.state_dir, self._config.own.relay_user)
         except RelayError as error:
             raise CannotWrite(str(error)) from error
@@ -155,12 +168,15 @@ class Up:
             raise CannotWrite(f"cannot give {relay.state_dir} to {self._config.own.relay_user}: {error}") from error
         logger.info("this machine's node joined the cluster", extra={"node": relay.name})
 
-    async def _ensure_first_client(self, calls: RegistryCalls) -> None:
+    async def _ensure_first_client(self, registry: Config, admin_token: str) -> None:
         """Make the first client's token, if there was none before. Raises CallFailed and CannotWrite."""
         path = self._first_client_file()
-        if path.exists() or await calls.has_client_tokens():
+        if path.exists():
             return
-        token = await calls.create_client_token(_TENANT, _DESCRIPTION)
+        async with operators_calls(registry, admin_token) as calls:
+            if await calls.has_client_tokens():
+                return
+            token = await calls.create_client_token(_TENANT, _DESCRIPTION)
         line = f"PORTWAY_REGISTRY={self._config.own.registry_name} PORTWAY_TOKEN={token}\n"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -179,9 +195,12 @@ class Up:
             return ""
 
 
-def _is_member(folder: StateFolder, server_name: str) -> bool:
-    """Whether the folder holds a certificate of this node that has not ended. Raises RelayError."""
-    if folder.invitation is None:
-        return False
-    certificate = folder.certificate()
-    return server_name in dns_names(certificate) and certificate.not_valid_after_utc > utc_now()
+def _token(registry: Config) -> str:
+    """The first admin's token; "" where it is not on this machine."""
+    file = registry.first_admin_token_file()
+    try:
+        return "" if file is None else file.read_text().strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise CallFailed(f"{file}, the first admin's token, cannot be read: {error.strerror}") from error

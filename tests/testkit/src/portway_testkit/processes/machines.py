@@ -20,6 +20,8 @@ from portway_testkit.processes.running_program import PATIENCE, RunningProgram, 
 
 # Global addresses, which only these two machines see.
 ADDRESSES: Final = (("45.76.1.7", "2a05:f480:1::7"), ("45.76.1.8", "2a05:f480:1::8"))
+# Not that of the networks with distances, which sweep away what has the name of one that ended.
+_PREFIX: Final = "machine-of-portway-"
 _FILES: Final = Path("/etc/netns")
 _numbers: Final = itertools.count()
 
@@ -64,7 +66,7 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
     """Both, until the block ends. Each has a default route, to the other one."""
     if os.geteuid() != 0:
         pytest.skip("machines of their own need root (network namespaces)")
-    names = [f"portway-machine-{os.getpid()}-{next(_numbers)}" for _ in ADDRESSES]
+    names = [f"{_PREFIX}{os.getpid()}-{next(_numbers)}" for _ in ADDRESSES]
     with ExitStack() as held:
         for name in names:
             _ip("netns", "add", name)
@@ -95,3 +97,12 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
         if not name.startswith("PORTWAY_") and name not in ("NOTIFY_SOCKET", "INVOCATION_ID")
     }
     return {**kept, **(more or {})}
+
+
+def with_own_etc(folder: Path, *command: str | Path) -> list[str | Path]:
+    """The command that runs a program with an /etc in which it may make users: what it writes there is in `folder`, and
+    the next program with the same folder finds it."""
+    for name in ("upper", "work"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    mount = f"mount -t overlay etc -o lowerdir=/etc,upperdir={folder}/upper,workdir={folder}/work /etc"
+    return [needed("unshare"), "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
