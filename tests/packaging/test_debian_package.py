@@ -1,5 +1,7 @@
 """The Debian package, in a bare Debian without network: installed, upgraded, removed, purged."""
 
+import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -10,7 +12,7 @@ import pytest
 from portway_lab import bare_debian
 from portway_lab.bare_debian import Machine
 from portway_lab.checkout import ROOT
-from portway_lab.release import deb, distributions, tree
+from portway_lab.release import bill_of_materials, deb, distributions, tree
 from portway_lab.release.source import Source, copy
 from portway_testkit.processes.running_program import needed
 
@@ -88,6 +90,16 @@ def test_the_package_says_what_it_needs_and_names_no_place_of_the_build(built: B
     place = str(built.tree.root).encode()
     naming = [path for path in built.tree.root.rglob("*") if path.is_file() and place in path.read_bytes()]
     assert naming == []
+
+
+def test_everything_in_the_package_is_in_the_bill_of_materials(built: Built, tmp_path: Path) -> None:
+    """By name and version, as the environment itself lists them."""
+    file = bill_of_materials.write(built.source, built.wheels.glob("*.whl"), tmp_path)
+    listed = {(one["name"], one["version"]) for one in json.loads(file.read_text())["components"]}
+    found = importlib.metadata.distributions(path=[str(path) for path in built.tree.prefix.glob("lib/*/site-packages")])
+    inside = {(re.sub(r"[-_.]+", "-", one.name).lower(), one.version) for one in found}
+    assert len(inside) > 20
+    assert inside <= listed
 
 
 def test_it_is_installed_without_a_registry_of_packages(built: Built, machine: Machine) -> None:
