@@ -135,7 +135,7 @@ def test_three_machines_are_a_mesh_that_outlives_one_of_them() -> None:
             for machine in machines:
                 machine.wait_healthy(service)
         (admin_token,) = Path(name).glob("*/registry/admin-token")
-        admin = Admin(network, admin_token, Path(name, "ca/pki/ca.crt"))
+        admin = Admin(network, admin_token, Path(name, "fra/registry/ca.crt"))
         for machine in machines:
             invitation = admin("node", "invite", "--region", machine.folder.name)
             (machine.folder / "relay/invitation").write_text(invitation)

@@ -42,7 +42,7 @@ def test_a_service_is_left_little() -> None:
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service.get("cap_add", []) == (["NET_BIND_SERVICE"] if name == "relay" else [])
-        assert service["user"] == ("0:0" if name == "relay" else "7400:7400")
+        assert service["user"] == ("0:0" if name == "relay" else "10001:10001")
         assert service["volumes"][0] == f"./{name}:/{name}"
         assert "healthcheck" in service
     assert services["registry"]["volumes"][1:] == ["./etcd:/etcd:ro"]

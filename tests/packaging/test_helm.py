@@ -27,6 +27,16 @@ _KUBERNETES = ("1.27", "1.33")
 _CLOSING = 5.0
 _OBJECTS_OF_OPERATORS = {"PodMonitor"}
 
+# Variables of the images, which come before a file of settings and after flags.
+_IMAGES = {
+    "PORTWAY_REGISTRY_STORE": "embedded:/var/lib/portway/registry.db",
+    "PORTWAY_REGISTRY_ADMIN_TOKEN_FILE": "/var/lib/portway/admin-token",
+    "PORTWAY_REGISTRY_METRICS_LISTEN": "127.0.0.1:9101",
+    "PORTWAY_REGISTRY_LOG_FORMAT": "json",
+    "PORTWAY_RELAY_ADMIN_LISTEN": "127.0.0.1:9100",
+    "PORTWAY_RELAY_LOG_FORMAT": "json",
+}
+
 Object = dict[str, Any]
 
 
@@ -63,6 +73,11 @@ def _settings(case: str, name: str, folder: Path) -> Path:
     return file
 
 
+def _flags(words: list[str]) -> dict[str, str]:
+    pairs = (word.removeprefix("--").split("=", 1) for word in words)
+    return {name.replace("-", "_"): value for name, value in pairs}
+
+
 @pytest.mark.parametrize("case", _CASES)
 def test_helm_takes_the_chart(case: str) -> None:
     """And warns of nothing."""
@@ -87,7 +102,13 @@ def test_the_registry_s_settings_are_taken(case: str, tmp_path: Path) -> None:
     if case == "region":
         assert "registry" not in {one["metadata"]["name"].removeprefix("pw-") for one in _objects(case)}
         return
-    config = registry_config.load({}, {}, _settings(case, "registry", tmp_path))
+    (registry,) = (one for one in _workloads(case) if one["metadata"]["name"] == "pw-registry")
+    (container,) = registry["spec"]["template"]["spec"]["containers"]
+    flags = _flags(container["args"][1:])
+    assert flags.pop("config") == "/etc/portway/registry.toml"
+    config = registry_config.load(flags, _IMAGES, _settings(case, "registry", tmp_path))
+    assert str(config.metrics_listen) == "[::]:9101"
+    assert config.first_admin_token_file() == Path("/var/lib/portway-registry/admin-token")
     assert config.domain == "tun.example.com"
     assert config.store.startswith("embedded:/var/lib/" if case == "daemonset" else "etcd:https://etcd-1:2379,")
 
@@ -112,15 +133,16 @@ def test_a_node_s_settings_and_command_are_taken(case: str, tmp_path: Path) -> N
         check=True,
     ).stdout.splitlines()
     serve, *flags = told
-    given = dict(zip(flags[::2], flags[1::2], strict=True))
-    assert (serve, given.pop("--config")) == ("serve", "/etc/portway/relay.toml")
+    given = _flags(flags)
+    assert (serve, given.pop("config")) == ("serve", "/etc/portway/relay.toml")
     name = "fra-1" if case == "load-balancer" else "ip-10-0-0-7"
-    flags_given = {key.removeprefix("--").replace("-", "_"): value for key, value in given.items()}
-    config = relay_settings.load({"config": file, **flags_given}, {})
+    config = relay_settings.load({"config": file, **given}, _IMAGES)
     assert config.name == name
     assert config.join_file == Path(f"/etc/portway/invitations/{name}")
     expected = {"daemonset": f"{name}.nodes.tun.example.com", "load-balancer": f"{name}.nodes.tun.example.com"}
     assert str(config.advertise) == f"{expected.get(case, '192.0.2.7')}:443"
+    assert config.admin_listen is not None
+    assert (config.admin_listen.host, config.admin_listen.port) == ("", 9100)
     assert config.region == ("iad" if case == "region" else "fra")
     # Kubernetes leaves a node more time than it takes.
     grace = _relay(case)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]

@@ -35,9 +35,9 @@ capabilities:
 
 {{- define "portway.user" -}}
 runAsNonRoot: true
-runAsUser: 7400
-runAsGroup: 7400
-fsGroup: 7400
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 

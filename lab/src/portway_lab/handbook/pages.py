@@ -133,9 +133,7 @@ def _blocks(page: Path) -> Iterator[Block]:
 
 def _block(page: Path, line: int, opening: re.Match[str], text: str, mark: str) -> Block:
     not_run = _NOT_RUN.fullmatch(mark)
-    if mark and not not_run and mark != _KEEPS_RUNNING:
-        raise BadPage(f"{_shown(page)}:{line}: a mark that is not known: {mark}")
-    return Block(
+    block = Block(
         page,
         line,
         opening["language"] or "",
@@ -145,6 +143,9 @@ def _block(page: Path, line: int, opening: re.Match[str], text: str, mark: str) 
         not_run["why"] if not_run else "",
         not_run["instead"] if not_run else "",
     )
+    if mark and not not_run and not block.keeps_running and block.is_typed:  # others' comments are above other blocks
+        raise BadPage(f"{block.place}: a mark that is not known: {mark}")
+    return block
 
 
 def _shown(page: Path) -> str:
