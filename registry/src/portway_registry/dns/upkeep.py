@@ -64,8 +64,10 @@ class DnsUpkeep:
         free = [number for number in range(1, MOST_NAME_SERVERS + 1) if number not in held]
         fit = [node for node in nodes.values() if node.dns and node.addresses and node.name not in taken | removed]
         for number, node in zip(free, _far_apart(fit, regions), strict=False):
+            if not await self._write(number, node, expected=ABSENT):
+                self._lookout.notice()  # another replica was first: it may have given this node the next number
+                return
             logger.info("a name server", extra={"node": node.name, "number": number})
-            await self._write(number, node, expected=ABSENT)
 
     def _name_servers(self) -> list[tuple[NameServerRecord, Revision]]:
         items = self._views.dns.items.values()
@@ -77,9 +79,12 @@ class DnsUpkeep:
             if isinstance(item.value, ChallengeRecord) and item.value.created_at_ms < oldest:
                 await self._store.delete(keys.DNS + item.name, expected=item.modified)
 
-    async def _write(self, number: int, node: NodeInfo, *, expected: Revision) -> None:
-        record = NameServerRecord(number, node.name, tuple(node.addresses))
-        await self._store.put(keys.name_server(number), encode(record), expected=expected)
+    async def _write(self, number: int, node: NodeInfo, *, expected: Revision) -> bool:
+        """Whether it was written; the view shows it then, or what is there instead, so that the next look sees it."""
+        record, key = NameServerRecord(number, node.name, tuple(node.addresses)), keys.name_server(number)
+        written = await self._store.put(key, encode(record), expected=expected)
+        await self._views.dns.caught_up(key.removeprefix(keys.DNS))
+        return written
 
     def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
         """Counts change often, and are no news."""
