@@ -55,7 +55,7 @@ class Report:
             unaware_clients=self._serving.sessions.untold(loaded.authority_ids),
             addresses=config.public_addresses,
             dns=self._dns.on,
-            zones=sorted(loaded.zones),
+            zones=self._base.expiry.zones(),
             descriptors=limit,
             descriptors_used=used,
             links=self._routing.peers.links(),
