@@ -31,8 +31,8 @@ import sys, threading
 import portway
 
 with portway.forward(int(sys.argv[1]), process=True) as tunnel:
-    print(tunnel.host, flush=True)
     try:
+        print(tunnel.host, flush=True)
         threading.Event().wait()
     except KeyboardInterrupt:
         print("interrupted", flush=True)
