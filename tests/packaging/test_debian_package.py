@@ -18,6 +18,36 @@ from portway_testkit.processes.running_program import needed
 
 PROGRAMS = ["portway", "portway-admin", "portway-registry", "portway-relay", "portway-server"]
 USERS = ["portway-registry", "portway-relay"]
+# A registry and a node by hand, as deploy/README.md has it, with a certificate authority that is made on the spot.
+SERVE = """
+echo 127.0.0.1 localhost >/etc/hosts
+dpkg --install /root/package.deb
+cd /root
+portway-admin pki init --dir pki --domain tunnels.example.com --region fra --registry-host localhost
+for name in registry.crt registry.key; do install -g portway-registry -m 640 pki/$name /etc/portway/; done
+install -g portway-relay -m 640 pki/region-fra.crt /etc/portway/fra.crt
+install -g portway-relay -m 640 pki/region-fra.key /etc/portway/fra.key
+install -m 644 pki/ca.crt /etc/portway/
+examples=/usr/share/doc/portway-server/examples
+install -g portway-registry -m 640 $examples/registry.toml /etc/portway/
+echo 'check_addresses = "no"' >>/etc/portway/registry.toml
+sed 's/registry.example.com/localhost/; s/fra-1.example.com/localhost/' $examples/relay.toml >/etc/portway/relay.toml
+echo 'registry_ca = "/etc/portway/ca.crt"' >>/etc/portway/relay.toml
+systemctl start portway-registry
+PORTWAY_ADMIN_TOKEN=$(cat /var/lib/portway-registry/admin-token)
+export PORTWAY_ADMIN_TOKEN PORTWAY_REGISTRY=localhost:7400 PORTWAY_CA=/root/pki/ca.crt
+portway-admin node invite --region fra >/etc/portway/invitation
+chgrp portway-relay /etc/portway/invitation && chmod 640 /etc/portway/invitation
+systemctl start portway-relay
+for unit in portway-registry portway-relay; do
+    test "$(ps_user $unit)" = $unit
+done
+"""
+# The user and the pid of a service's program.
+KNOW = """
+pid() { systemctl show --property MainPID --value $1; }
+ps_user() { stat --format=%U /proc/$(pid $1); }
+"""
 # Writing the pages of all commands, and a Debian from packages, take most of it.
 pytestmark = pytest.mark.timeout(600)
 
@@ -168,6 +198,27 @@ def test_settings_and_state_stay_until_it_is_purged(built: Built, machine: Machi
     machine.run(["dpkg", "--purge", "portway-server"])
     assert users(machine) == []
     assert files(machine) == before
+
+
+def test_services_go_on_as_what_was_installed(built: Built, machine: Machine) -> None:
+    """Under systemd: both serve as their users, an upgrade restarts what runs and nothing else, removal stops it."""
+    upgrade = """
+for unit in portway-registry portway-relay; do pid $unit >/root/$unit; done
+dpkg --install /root/newer.deb
+for unit in portway-registry portway-relay; do
+    until [ "$(pid $unit)" != "$(cat /root/$unit)" ] && systemctl is-active $unit; do sleep 0.1; done
+done
+portway-admin node list
+systemctl stop portway-relay
+dpkg --install /root/package.deb
+test "$(systemctl is-active portway-relay)" = inactive
+dpkg --remove portway-server
+test "$(systemctl is-active portway-registry)" = inactive
+test -s /var/lib/portway-registry/registry.db
+"""
+    needed("systemd-nspawn")
+    printed = machine.boot(KNOW + SERVE + upgrade)
+    assert "fra-1" in printed
 
 
 def _printed(*command: str | Path) -> str:

@@ -1,7 +1,8 @@
 """Bare Debians on this machine: what a package or an image is tried in.
 
 Here: a base made by debootstrap, of the release of Debian that this machine has, and machines that are layers over it.
-Programs run in them without network and see none of the host's processes; there is no init, so no services. Needs root.
+Programs run in them without network and see none of the host's processes: without an init, or as a service of systemd.
+Needs root.
 """
 
 import fcntl
@@ -29,6 +30,26 @@ machine=$2/root
 shift 2
 exec chroot "$machine" "$@"
 """
+_BOOT: Final = """
+set -e
+mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
+exec systemd-nspawn --quiet --boot --register=no --keep-unit --private-network --console=pipe --directory="$2/root"
+"""
+# Runs a script once the machine has booted, and switches the machine off.
+_TRIAL: Final = """
+[Unit]
+Description=Trial
+After=basic.target
+SuccessAction=poweroff-force
+FailureAction=poweroff-force
+[Service]
+Type=oneshot
+Environment=HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
+ExecStart=/bin/sh -eux /root/trial
+StandardOutput=file:/root/printed
+StandardError=file:/root/printed
+"""
+_BOOTS_WITHIN: Final = 240.0  # seconds, on a busy machine; the script's time is in it
 
 
 def base() -> Path:
@@ -85,6 +106,34 @@ class Machine:
             capture_output=True,
             text=True,
         )
+
+    def boot(self, script: str) -> str:
+        """Boot the machine under systemd, run a shell script in it that ends at the first failure, and switch it off.
+
+        Returns what the script printed, its commands among it. Raises CalledProcessError with that if it failed.
+        """
+        root = self.folder / "upper" / "root"
+        units = self.folder / "upper" / "etc" / "systemd" / "system"
+        wanted = units / "multi-user.target.wants"
+        for folder in (root, wanted):
+            folder.mkdir(parents=True, exist_ok=True)
+        (root / "trial").write_text(f"{script}\necho done >/root/done\n")
+        (units / "trial.service").write_text(_TRIAL)
+        link = wanted / "trial.service"
+        link.unlink(missing_ok=True)
+        link.symlink_to("/etc/systemd/system/trial.service")
+        command = ["unshare", "--mount", "sh", "-c", _BOOT, "sh", str(base()), str(self.folder)]
+        try:
+            booted = subprocess.run(
+                command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_BOOTS_WITHIN
+            )
+            ended = booted.stdout + booted.stderr
+        except subprocess.TimeoutExpired as late:
+            ended = str(late)
+        printed = (root / "printed").read_text() if (root / "printed").exists() else ""
+        if not (root / "done").exists():
+            raise subprocess.CalledProcessError(1, command, printed + ended)
+        return printed
 
     def put(self, file: Path, path: str) -> None:
         """Copy a file of the host into the machine."""
