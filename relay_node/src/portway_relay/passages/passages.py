@@ -136,7 +136,7 @@ class Passages:
             one.drop()
             self.outcomes["left"] += 1
             return
-        one.stream, one.sock = self._carrier.accept(sock, None), None
+        one.stream, one.sock = self._carrier.accept(sock, None, peer=one.peer), None
         try:
             await one.stream.ready()
             outcome = await self._find_answer(one, one.stream, at)
