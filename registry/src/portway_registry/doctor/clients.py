@@ -53,7 +53,7 @@ async def attach(
 
     registry_hosts, node_hosts = await asyncio.gather(
         asyncio.gather(*(resolver.addresses(one.host) for one in registries)),
-        asyncio.gather(*(resolver.addresses(node.host) for node in nodes)),
+        asyncio.gather(*(resolver.of_node(node) for node in nodes)),
     )
     at_registries = (
         reach(endpoint, address)

@@ -7,7 +7,7 @@ name_servers.py).
 import asyncio
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from portway_registry.doctor.check import Skipped
 from portway_registry.doctor.facts import ClusterFacts, unknown_label
@@ -19,7 +19,8 @@ from portway_registry.public_suffixes import can_be_public
 
 @dataclass(frozen=True, slots=True)
 class NameFacts:
-    """regions: by region, what two names that no tunnel has resolve to: labels must not be told apart. nodes: the
+    """servers: the nodes that answer DNS, each with the version of the zone's records that it answers from. regions: by
+    region, what two names that no tunnel has resolve to: labels must not be told apart. nodes: the
     addresses of each node's host."""
 
     domain: str
@@ -27,6 +28,7 @@ class NameFacts:
     regions: Mapping[str, tuple[Addresses, Addresses]]
     nodes: Mapping[str, frozenset[str]]
     registry: Addresses | None
+    servers: Mapping[str, int] = field(default_factory=dict)
 
 
 async def look_up(facts: ClusterFacts, resolver: Resolver, registry: str, *, port: int = PORT) -> NameFacts:
@@ -46,7 +48,7 @@ async def look_up(facts: ClusterFacts, resolver: Resolver, registry: str, *, por
                 for region in facts.regions
             )
         ),
-        asyncio.gather(*(resolver.addresses(node.host) for node in facts.nodes)),
+        asyncio.gather(*(resolver.of_node(node) for node in facts.nodes)),
         _nothing() if not registry else resolver.addresses(registry),
     )
     return NameFacts(
@@ -55,12 +57,13 @@ async def look_up(facts: ClusterFacts, resolver: Resolver, registry: str, *, por
         {region: (one[0], one[1]) for region, one in zip(facts.regions, regions, strict=True)},
         {node.name: _addresses(one.all) for node, one in zip(facts.nodes, nodes, strict=True)},
         found,
+        {node.name: node.dns_version for node in facts.nodes if node.dns},
     )
 
 
 def judge_names(found: NameFacts) -> list[Finding]:
     """The delegation first: with it gone, names are."""
-    return [*_judge_delegation(found), *_judge_regions(found), *_judge_registry(found)]
+    return [*_judge_delegation(found), *_judge_versions(found), *_judge_regions(found), *_judge_registry(found)]
 
 
 def _judge_delegation(found: NameFacts) -> list[Finding]:
@@ -78,7 +81,7 @@ def _judge_delegation(found: NameFacts) -> list[Finding]:
             )
         ]
     if delegation.cut != domain:
-        return []
+        return _judge_undelegated(found)
     findings = []
     if delegation.at_parent is None:
         findings.append(
@@ -129,6 +132,43 @@ def _judge_delegation(found: NameFacts) -> list[Finding]:
             )
         )
     return findings
+
+
+def _judge_undelegated(found: NameFacts) -> list[Finding]:
+    """A domain in the zone above it is right where no node answers DNS."""
+    if not found.servers:
+        return []
+    domain = found.domain
+    addresses = _list(address for node in found.servers for address in found.nodes.get(node, ()))
+    return [
+        Finding(
+            "not-delegated",
+            Severity.WARNING,
+            domain,
+            f"{_list(found.servers)} answer DNS for {domain}, and nobody asks them: the domain is in the zone "
+            f"{found.delegation.cut}.",
+            "Names do not follow the nodes: one that drains or dies stays in the answers.",
+            f"In the zone {found.delegation.cut}: NS records of {domain} with ns1.{domain} and so on, and these "
+            f"addresses of the names: {addresses}.",
+        )
+    ]
+
+
+def _judge_versions(found: NameFacts) -> list[Finding]:
+    """A node that answers from older records than another one."""
+    newest = max(found.servers.values(), default=0)
+    return [
+        Finding(
+            "name-server-behind",
+            Severity.WARNING,
+            node,
+            f"Node {node} answers DNS from records of version {version}, others from version {newest}.",
+            "Certificate authorities that ask it do not find proofs, and records that operators added are missing.",
+            f"Repeat in some seconds; then look at its link to the registry: the log of {node}.",
+        )
+        for node, version in sorted(found.servers.items())
+        if version < newest
+    ]
 
 
 def _judge_server(domain: str, server: NameServer) -> list[Finding]:

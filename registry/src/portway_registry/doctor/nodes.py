@@ -33,7 +33,8 @@ def judge_nodes(facts: ClusterFacts) -> list[Finding]:
                 "machine that has a node: `journalctl -u portway-relay`.",
             )
         ]
-    found = [finding for node in facts.nodes for finding in _judge_node(node)]
+    zones = frozenset(f"{region}.{facts.domain}" for region in facts.regions)
+    found = [finding for node in facts.nodes for finding in _judge_node(node, zones)]
     ready = Counter(node.region for node in facts.nodes if is_ready(node))
     for region in facts.regions:
         if not ready[region]:
@@ -61,8 +62,8 @@ def judge_nodes(facts: ClusterFacts) -> list[Finding]:
     return found
 
 
-def _judge_node(node: NodeInfo) -> list[Finding]:
-    return [*_reach(node), *_service(node), *_room(node)]
+def _judge_node(node: NodeInfo, zones: frozenset[str]) -> list[Finding]:
+    return [*_reach(node), *_service(node, zones), *_room(node)]
 
 
 def _reach(node: NodeInfo) -> list[Finding]:
@@ -93,7 +94,7 @@ def _reach(node: NodeInfo) -> list[Finding]:
     return []
 
 
-def _service(node: NodeInfo) -> list[Finding]:
+def _service(node: NodeInfo, zones: frozenset[str]) -> list[Finding]:
     found = []
     if node.state != NODE_STATE_READY:
         found.append(
@@ -112,7 +113,7 @@ def _service(node: NodeInfo) -> list[Finding]:
                 "node-lacks-regions",
                 Severity.ERROR,
                 node.name,
-                f"Node {node.name} has no certificate for {node.lacking_regions} of the cluster's regions.",
+                f"Node {node.name} has no certificate for {_lacking(node, zones)}.",
                 "It refuses visitors of their names, though they are sent there.",
                 "Give it the certificates with --tls-cert and --tls-key; its log names the regions.",
             )
@@ -129,6 +130,13 @@ def _service(node: NodeInfo) -> list[Finding]:
             )
         )
     return found
+
+
+def _lacking(node: NodeInfo, zones: frozenset[str]) -> str:
+    """By name, of a node that says which zones it has."""
+    if node.zones and (lacking := zones - set(node.zones)):
+        return ", ".join(f"*.{zone}" for zone in sorted(lacking))
+    return f"{node.lacking_regions} of the cluster's regions"
 
 
 def _room(node: NodeInfo) -> list[Finding]:

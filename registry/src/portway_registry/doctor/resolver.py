@@ -13,6 +13,7 @@ import dns.asyncresolver
 import dns.exception
 import dns.name
 import dns.resolver
+from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.endpoints import Endpoint
 
 _QUESTION_LIMIT: Final = 4.0  # seconds for one question, over all servers of the resolver
@@ -53,6 +54,14 @@ class Resolver:
         except ValueError:
             return await (self._asked(host) if self.is_given else _looked_up(host))
         return Addresses(host, ipv4=(literal,)) if family == 4 else Addresses(host, ipv6=(literal,))
+
+    async def of_node(self, node: NodeInfo) -> Addresses:
+        """Where a node is reached: what the host that it advertises resolves to, and its public addresses."""
+        found = await self.addresses(node.host)
+        public = [ipaddress.ip_address(one) for one in node.addresses]
+        ipv4 = {*found.ipv4, *(str(one) for one in public if one.version == 4)}
+        ipv6 = {*found.ipv6, *(str(one) for one in public if one.version == 6)}
+        return Addresses(node.host, tuple(sorted(ipv4)), tuple(sorted(ipv6)), "" if ipv4 or ipv6 else found.failure)
 
     async def texts(self, name: str, kind: str) -> tuple[str, ...]:
         """The records of a name and a type, as text; sorted. Raises dns.exception.DNSException."""

@@ -65,7 +65,7 @@ async def meet(facts: ClusterFacts, resolver: Resolver, ca: bytes | None) -> Vis
     hosts = dict(
         zip(
             [node.name for node in facts.nodes],
-            await asyncio.gather(*(resolver.addresses(node.host) for node in facts.nodes)),
+            await asyncio.gather(*(resolver.of_node(node) for node in facts.nodes)),
             strict=True,
         )
     )

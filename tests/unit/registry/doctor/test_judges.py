@@ -100,6 +100,13 @@ def test_nodes_are_judged(node: dict[str, Any], expected: list[tuple[str, Severi
     assert all("fra-3" in one.what for one in found)
 
 
+def test_zones_that_a_node_lacks_are_named() -> None:
+    """Where it says which it has."""
+    lacking = whole("fra-3", lacking_regions=1, zones=["fra.tunnels.example"])
+    (found,) = judge_nodes(facts(lacking, *PAIR, whole("iad-1"), whole("iad-2")))
+    assert "no certificate for *.iad.tunnels.example." in found.what
+
+
 def test_regions_need_nodes() -> None:
     """None at all, none that is ready, one."""
     assert kinds(judge_nodes(facts())) == [("no-nodes", ERROR)]

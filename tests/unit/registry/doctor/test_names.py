@@ -60,6 +60,18 @@ def failing(transport: str) -> tuple[ServerAnswer, ...]:
 SILENT = server("ns1", answers=tuple(ServerAnswer(AT, one, "no answer") for one in ("udp", "tcp")))
 
 
+def test_nodes_that_answer_unasked_are_found() -> None:
+    """A domain in the zone above is right where no node answers DNS."""
+    assert judged(Delegation("example.com"), servers={"fra-1": 7}) == [("not-delegated", WARNING)]
+    assert judged(Delegation("example.com")) == []
+
+
+def test_a_node_that_answers_from_older_records_is_found() -> None:
+    """All of one version are none."""
+    assert judged(servers={"fra-1": 7, "fra-2": 7}) == []
+    assert judged(servers={"fra-1": 7, "fra-2": 6}) == [("name-server-behind", WARNING)]
+
+
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
@@ -230,6 +242,16 @@ async def test_nodes_by_name_are_known_by_their_addresses(serve: Serve) -> None:
     servers = await serve(zones(asked=Zone(names)))
     assert await asked(servers, "n1.example.com", "n2.example.com") == []
     assert await asked(servers, "n1.example.com") == ["region-led-astray"]
+
+
+async def test_public_addresses_of_nodes_are_known(serve: Serve) -> None:
+    """Those that a node says, beside what its host resolves to."""
+    servers = await serve(zones())
+    nodes = [node_info("fra-1", host=FIRST, domain=DOMAIN, addresses=[SECOND, "2001:db8::1"])]
+    resolver = Resolver(Endpoint(ASKED, servers.port))
+    found = await look_up(ClusterFacts(None, nodes, (), (), 0, 0.0), resolver, "", port=servers.port)
+    assert found.nodes == {"fra-1": frozenset({FIRST, SECOND, "2001:db8::1"})}
+    assert judge_names(found) == []
 
 
 async def test_a_domain_that_nobody_knows_is_left_out() -> None:
