@@ -1,12 +1,11 @@
 """Container images of the relay node, the registry and the client, built by buildah without an image registry.
 
-Their base is a bare Debian of this machine's release, put into buildah's storage under a local name, or an image that
-is there under a name. Here: the build context, the images, the archives. Not here: what is in them (deploy/docker).
+Their base is a bare Debian of this machine's release, put into buildah's storage under a local name. Here: the build
+context, the images, the archives. Not here: what is in them (deploy/docker).
 """
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -66,25 +65,20 @@ class Images:
         shutil.rmtree(self.folder / "storage")
 
 
-def build(source: Source, wheels: Path, folder: Path, names: Sequence[str] = tuple(IMAGES), base: str = "") -> Images:
-    """Build images in a new storage below `folder`. `base` is an image that this machine can get, by default a bare
-    Debian that is made here.
-
-    Needs root, or subordinate ids and a base.
-    """
+def build(source: Source, wheels: Path, folder: Path) -> Images:
+    """Build all images in a new storage below `folder`. Needs root."""
     images = Images(folder, source.version)
     context = folder / "context"
     context.mkdir(parents=True)
     for name in _CONTEXT:
         shutil.copy(source.root / "deploy" / "docker" / name, context)
-    for name in names:
-        tree.build(source, wheels, context / "trees" / name, IMAGES[name])
-    if not base:
-        _store_base(images)
+    for name, packages in IMAGES.items():
+        tree.build(source, wheels, context / "trees" / name, packages)
+    _store_base(images)
     # Docker's form: the other has no health checks. Times are the commit's, so that layers are the same in every build.
     options = ["--format=docker", "--isolation=chroot", "--layers", f"--timestamp={source.epoch}"]
-    options += [f"--build-arg=BASE={base or _BASE}", *([] if base else ["--pull=never"])]
-    for name in names:
+    options += ["--pull=never", f"--build-arg=BASE={_BASE}"]
+    for name in IMAGES:
         images.buildah("build", "--quiet", *options, f"--target={name}", f"--tag={images.name(name)}", context)
     return images
 
