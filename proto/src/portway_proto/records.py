@@ -5,6 +5,7 @@ it stores a record or sends it on, so that no party can fill another one's memor
 record says is true.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from itertools import islice
@@ -19,7 +20,8 @@ from portway_proto.wire.limits import CLAIM_ID_SIZE, MAX_CLAIM, MAX_CLAIMS
 if TYPE_CHECKING:
     from portway_proto.v1.mesh_pb2 import AnnouncedSession  # imported late: clients have none, and it takes 0.6 ms
 
-# A NodeInfo that has its form takes at most 1,200 bytes: 2,000 nodes fit into gRPC's 4 MiB. A TunnelInfo takes 700 and
+# A NodeInfo that has its form takes at most 1,500 bytes and those of its zones, of which a node of a usual cluster has
+# some ten: 2,000 nodes fit into gRPC's 4 MiB. A TunnelInfo takes 700 and
 # its claim and ticket.
 _DNS_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _DNS_LABEL_OR_NONE: Final = re.compile(rf"(?:{_DNS_LABEL.pattern})?")
@@ -46,6 +48,11 @@ MAX_GRANT_KEYS: Final = 32
 # CAs that a node trusts: two while one is replaced.
 MAX_AUTHORITIES: Final = 8
 _AUTHORITY: Final = re.compile(r"[0-9a-f]{16}")
+# Of a node: two of each family, and room.
+MAX_ADDRESSES: Final = 8
+# Regions of a cluster. At 30 characters each they take 8 KB of a record.
+MAX_ZONES: Final = 256
+_ZONE: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63}){1,8}")
 _KID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _LAST_END: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC (RFC 5280 §4.1.2.5)
 _SHOWN: Final = 40  # characters of a value in an error
@@ -87,6 +94,10 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         authorities=authority_ids(sent.authorities),
         certificate_authority="".join(authority_ids([sent.certificate_authority])),
         unaware_clients=sent.unaware_clients,
+        addresses=ip_addresses(sent.addresses),
+        dns=sent.dns,
+        zones=zone_names(sent.zones),
+        dns_version=sent.dns_version,
     )
 
 
@@ -103,6 +114,17 @@ def key_ids(sent: Iterable[str]) -> list[str]:
 def authority_ids(sent: Iterable[str]) -> list[str]:
     """Those that have the form of an id of a CA, sorted, MAX_AUTHORITIES at most."""
     return sorted({one for one in islice(sent, MAX_AUTHORITIES) if _AUTHORITY.fullmatch(one)})
+
+
+def ip_addresses(sent: Iterable[str]) -> list[str]:
+    """Those that are IP addresses of hosts, in their shortest form and their order, MAX_ADDRESSES at most."""
+    found = (_host_address(one) for one in islice(sent, MAX_ADDRESSES))
+    return list(dict.fromkeys(one for one in found if one))
+
+
+def zone_names(sent: Iterable[str]) -> list[str]:
+    """Those that have the form of a zone in lower case, sorted, MAX_ZONES at most."""
+    return sorted({one for one in islice(sent, MAX_ZONES) if _ZONE.fullmatch(one)})
 
 
 def tunnel_record(sent: TunnelInfo) -> TunnelInfo:
@@ -152,6 +174,14 @@ def cut_printable(text: str, size: int) -> str:
     """A text for people, cut to at most `size` bytes of UTF-8; characters that are not printable become spaces."""
     cut = text[:size].encode(errors="replace")[:size].decode(errors="ignore")
     return cut if cut.isprintable() else "".join(one if one.isprintable() else " " for one in cut)
+
+
+def _host_address(text: str) -> str:
+    try:
+        address = ipaddress.ip_address(text) if "%" not in text else None
+    except ValueError:
+        return ""
+    return "" if address is None or address.is_unspecified or address.is_multicast else str(address)
 
 
 def _known_options(sent: TunnelOptions) -> TunnelOptions:

@@ -21,6 +21,9 @@ from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.access.grant_keys import GrantKeys
 from portway_registry.access.grants import Grants
 from portway_registry.config import Config
+from portway_registry.dns.board import DnsBoard
+from portway_registry.dns.challenges import Challenges
+from portway_registry.dns.upkeep import DnsUpkeep
 from portway_registry.errors import StoreFull, StoreUnavailable
 from portway_registry.nodes.authority_rotation import AuthorityRotation
 from portway_registry.nodes.certificates import NodeCertificates
@@ -66,6 +69,8 @@ class Cluster:
     certificates: NodeCertificates
     hub: Hub
     now_ms: Callable[[], int]
+    dns: DnsBoard
+    challenges: Challenges
 
 
 async def open_cluster(
@@ -99,6 +104,7 @@ async def open_cluster(
     grants = Grants(settings.cluster_id, views.grant_keys, limits, now_ms)
     quota = Quota(limits, views.tunnels)
     trusted = authority
+    board = DnsBoard(views, domain=config.domain, registry_name=config.domain or "")
     hub = Hub(
         store,
         views,
@@ -110,6 +116,7 @@ async def open_cluster(
         lease_seconds=config.lease_seconds,
         on_failure=on_failure,
         dial=dialler(lambda: trusted.certificate, config.dialled_scopes()) if config.check_addresses == "yes" else None,
+        dns=board,
     )
     hub.start()
     closing.append(hub.close)
@@ -118,11 +125,13 @@ async def open_cluster(
     life = config.node_certificate_seconds
     rotation = AuthorityRotation(store, views, authority, audit, now_ms, certificate_life_ms=life * 1000)
     failed = FailedAuthentications(audit)
+    upkeep = DnsUpkeep(store, views, now_ms)
     await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
     tasks.spawn(grant_keys.run(), name="rotate grant keys")
     tasks.spawn(rotation.run(), name="rotate the CA")
     tasks.spawn(audit.keep_trimmed(), name="trim the audit")
     tasks.spawn(failed.run(), name="write failed authentications")
+    tasks.spawn(upkeep.run(), name="name the name servers")
     return Cluster(
         settings.cluster_id,
         store,
@@ -138,6 +147,8 @@ async def open_cluster(
         NodeCertificates(store, authority, audit, now_ms, life=life),
         hub,
         now_ms,
+        board,
+        Challenges(store, views, now_ms),
     )
 
 

@@ -29,6 +29,7 @@ from portway_registry.access.tenants import Tenants
 from portway_registry.access.tokens import Tokens
 from portway_registry.cluster import Closing, Cluster, calling, open_cluster
 from portway_registry.config import Config
+from portway_registry.dns.static_records import StaticRecords
 from portway_registry.errors import ConfigError
 from portway_registry.metrics import CallCounts, exposition
 from portway_registry.nodes.certificates import require_current
@@ -235,7 +236,8 @@ class Registry:
             authority=cluster.authority,
             now_ms=now_ms,
         )
-        admin = Admin(views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit)
+        dns = StaticRecords(store, views, cluster.dns, audit, now_ms)
+        admin = Admin(views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit, dns)
         identify = by_token(tokens, invitations)
 
         def add(key: str) -> tuple[GrpcPort, aio.Server]:

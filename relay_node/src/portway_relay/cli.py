@@ -73,6 +73,7 @@ async def _serve(config: NodeConfig) -> int:
             "listen": str(node.address),
             "http_listen": _text(node.http_address),
             "admin_listen": _text(node.admin_address),
+            "dns_listen": ", ".join(map(str, node.dns_addresses)) or None,
         },
         on_hangup=Node.reload_certificates,
         exit_codes={NodeRemoved: REMOVED},

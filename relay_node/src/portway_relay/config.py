@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from portway_proto.records import ip_addresses
 from portway_proto.wire.labels import LABEL_LENGTH
 from portway_runtime.endpoints import Endpoint, is_host
 from portway_runtime.identities import DNS_LABEL, node_name
@@ -137,6 +138,18 @@ class NodeLimits:
         "others",
     )
     unknown_name_burst: int = _limit(100, "the same at once: a page with many names of closed tunnels")
+    # DNS.
+    dns_loop_percent: int = _limit(
+        20,
+        "percent of the event loop's time that DNS queries may take while there are visits; what is above waits in the "
+        "system's queue, or is lost there",
+    )
+    dns_answers_per_second: int = _limit(
+        500,
+        "DNS answers over UDP per second to one network (IPv4: a /24, IPv6: a /48), above which it is asked to come "
+        "over TCP; the busiest resolvers ask a tenth of it",
+    )
+    dns_answer_burst: int = _limit(1_000, "the same at once")
     # Memory.
     max_memory_mib: int = _limit(
         0,
@@ -201,6 +214,9 @@ class NodeConfig:
     advertise: Endpoint | None = None
     public_port: int = 0
     http_listen: Endpoint | HttpListen = HttpListen.DEFAULT
+    public_address: tuple[str, ...] = ()
+    dns_listen: tuple[Endpoint, ...] = ()
+    geoip: Path | None = None
     raw_listen: str | None = None
     raw_ports: PortRange = PortRange(20_000, 29_999)
     raw_host: str | None = None
@@ -225,6 +241,12 @@ class NodeConfig:
     def zone(self) -> str:
         """`<region>.<domain>`: what follows the label and a dot in this node's host names."""
         return f"{self.region}.{self.domain}"
+
+    @property
+    def public_addresses(self) -> tuple[str, ...]:
+        """The IP addresses at which visitors reach this node; empty when the settings name hosts alone."""
+        named = [self.listen.host] if self.advertise is None else [self.advertise.host]
+        return self.public_address or tuple(ip_addresses(named))
 
     @property
     def http_address(self) -> Endpoint | None:
@@ -272,6 +294,12 @@ class NodeConfig:
             raise ConfigError(
                 f"--advertise {self.advertise}: name a host that clients can reach, such as relay-1.example.com:443"
             )
+        if self.dns_listen and not self.public_addresses:
+            raise ConfigError(
+                "--public-address is missing: DNS answers name the IP addresses of this node, and --advertise does not"
+            )
+        if self.limits.dns_loop_percent > 100:
+            raise ConfigError(f"--dns-loop-percent {self.limits.dns_loop_percent}: at most 100")
         if self.raw_host is not None and not is_host(self.raw_host):
             raise ConfigError(
                 f"--raw-host {self.raw_host!r}: clients take a DNS name or an IP address, without a port or brackets"

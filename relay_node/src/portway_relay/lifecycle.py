@@ -87,11 +87,12 @@ class Lifecycle:
             self._sessions.refuse_new()
         else:
             self._sessions.accept_new()
-        self._outbox.state_changed()
+        self._tell_state()
 
     def remove(self) -> None:
         """The cluster admits this node no more: ask clients to leave at once. The node is to be stopped then."""
         self.removed = True
+        self._peers.tell_state(self.state)
         self._sessions.ask_to_leave("this node was removed from the cluster")
 
     async def leave(self) -> None:
@@ -108,7 +109,7 @@ class Lifecycle:
         over that were in progress.
         """
         self.stopping = True
-        self._outbox.state_changed()
+        self._tell_state()
         if not self.removed:
             self._sessions.ask_to_leave("this node is stopping")
         stays = self.lame_duck if len(self._peers) and not self.removed and not self._shut else 0.0
@@ -123,6 +124,10 @@ class Lifecycle:
             idle = self._visits.close_idle(before) if loop.time() - since >= _IDLE_TIME else 0
             about = {"visits": self._visits.running, "idle": idle}
             logger.info("visits are cut: the grace period is over", extra=about)
+
+    def _tell_state(self) -> None:
+        self._outbox.state_changed()
+        self._peers.tell_state(self.state)
 
     async def _until_ports_may_close(self, stays: float) -> None:
         if len(self._peers):

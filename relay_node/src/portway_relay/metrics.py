@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from portway_relay.dns.server import NO_COUNTS, DnsCounts
 from portway_relay.mesh.peers import PeerCounts
 
 
@@ -51,6 +52,7 @@ class NodeCounts:
     signatures_unchecked: Mapping[str, int]  # by kind of sender
     mesh: MeshCounts
     carrier: Counters
+    dns: DnsCounts = NO_COUNTS
 
 
 class _Node(Collector):
@@ -106,6 +108,7 @@ class _Node(Collector):
         handshakes.add_metric(("node",), counts.mesh.handshakes)
         yield handshakes
         yield from _mesh(counts.mesh)
+        yield from _dns(counts.dns)
 
 
 def _mesh(counts: MeshCounts) -> Iterator[Metric]:
@@ -130,6 +133,24 @@ def _mesh(counts: MeshCounts) -> Iterator[Metric]:
         lookups.add_metric(key, number)
     yield lookups
     yield _by("forwards", "visits sent to other nodes or taken from them", "outcome", counts.forwards)
+
+
+def _dns(counts: DnsCounts) -> Iterator[Metric]:
+    yield _by("dns_queries", "DNS queries", "transport", counts.queries)
+    yield _by("dns_answers", "DNS answers", "code", counts.answers)
+    yield _by("dns_unanswered", "DNS queries not answered, or only asked to come over TCP", "reason", counts.unanswered)
+    totals = {
+        "dns_pauses": ("pauses of DNS, whose share of the event loop was used up", counts.pauses),
+        "dns_seconds": ("seconds of the event loop that DNS took", counts.seconds),
+    }
+    for name, (description, value) in totals.items():
+        yield CounterMetricFamily(f"portway_relay_{name}", description, value=value)
+    gauges = {
+        "dns_connections": ("connections of DNS over TCP", counts.connections),
+        "dns_records_version": ("version of the DNS records, 0 before a registry listed them", counts.version),
+    }
+    for name, (description, number) in gauges.items():
+        yield GaugeMetricFamily(f"portway_relay_{name}", description, value=number)
 
 
 def exposition(counts: NodeCounts) -> bytes:

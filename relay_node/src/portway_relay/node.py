@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
+from portway_proto.v1.mesh_pb2 import DnsRecords
 from portway_runtime import clocks
 from portway_runtime.address_scopes import expected_scopes
 from portway_runtime.clocks import Monotonic, WallClock
@@ -18,11 +19,12 @@ from portway_runtime.listening import open_sockets
 from portway_runtime.tasks import Tasks
 
 from portway_relay.config import NodeConfig
+from portway_relay.dns.records import RecordLists
 from portway_relay.errors import NodeRemoved
 from portway_relay.lifecycle import Lifecycle
 from portway_relay.membership.renewal import renewal_for
 from portway_relay.metrics import exposition
-from portway_relay.parts import build_base, build_raw_ports, build_routing, build_serving
+from portway_relay.parts import build_base, build_dns, build_raw_ports, build_routing, build_serving
 from portway_relay.registry_link.message_handler import MessageHandler
 from portway_relay.registry_link.probing import AddressProber
 from portway_relay.registry_link.stream import RegistryStream
@@ -76,7 +78,9 @@ class Node:
             grace=config.limits.stop_grace,
             lame_duck=config.limits.lame_duck,
         )
-        self._report = Report(base, routing, raw, serving, self._lifecycle)
+        self._dns = build_dns(base, routing, lambda: self._lifecycle.state)
+        self._dns_lists = RecordLists()
+        self._report = Report(base, routing, raw, serving, self._lifecycle, self._dns)
         own = [config.listen.host] if config.advertise is None else [config.listen.host, config.advertise.host]
         self._prober = AddressProber(
             base.carrier,
@@ -104,6 +108,7 @@ class Node:
             self._removed,
             routing.outbox.state_changed,
             _ignore_authorities if self._renewal is None else self._renewal.learn_authorities,
+            self._hear_dns_records,
         )
         self._stream = RegistryStream(
             config.registry,
@@ -149,8 +154,8 @@ class Node:
         """Start everything, or nothing: when one part cannot start, those that have are stopped again.
 
         Health first, so that an operator sees a node that waits. Then the public port, because registration names its
-        number, and the port for plain HTTP. Then the stream with a registry. The node is ready once a registry has sent
-        the keys of grants; while none can be reached this waits.
+        number, the port for plain HTTP, and DNS. Then the stream with a registry. The node is ready once a registry has
+        sent the keys of grants; while none can be reached this waits.
 
         Raises ListenError. Cancelled, it leaves nothing open.
         """
@@ -160,6 +165,7 @@ class Node:
             self._serving.public_port.listen()
             self._routing.first_seconds.begin()
             self._serving.http_port.listen()
+            await self._dns.start()
             self._stream.start()
             self._raw.reservation.start()
             self._tasks.spawn(self._routing.memory.watch(), name="watch memory")
@@ -203,6 +209,17 @@ class Node:
         """The page that Prometheus scrapes."""
         return exposition(self._report.counts())
 
+    @property
+    def dns_addresses(self) -> tuple[Endpoint, ...]:
+        """Where DNS queries are answered; empty before the start and without --dns-listen."""
+        return self._dns.addresses
+
+    def _hear_dns_records(self, part: DnsRecords) -> None:
+        listed = self._dns_lists.hear(part)
+        if listed is not None:
+            self._dns.authority.use(listed)
+            self._routing.outbox.dns_held(listed.version)
+
     def _registry_reached(self) -> None:
         """What nobody could be asked for before is asked for now."""
         self._routing.routes.forget_unknown()
@@ -221,6 +238,7 @@ class Node:
         if self._admin is not None:
             close(self._admin.close)
         close(self._base.carrier.close, linger=_FLUSH_TIME)
+        close(self._dns.close)
         close(self._tasks.close)
         self._closing.callback(routing.checks.close)
         close(routing.verification.close)

@@ -13,7 +13,9 @@ from typing import Final
 from portway_carrier.contract import Carrier
 from portway_carrier.select import make_carrier
 from portway_carrier.values import Limits
-from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_geo.database import open_locator
+from portway_geo.errors import GeoError
+from portway_proto.v1.types_pb2 import NodeInfo, NodeState, TunnelInfo
 from portway_proto.wire.statements import Presence
 from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
 from portway_runtime.rates import AddressRate
@@ -22,6 +24,10 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
+from portway_relay.dns.authority import Authority
+from portway_relay.dns.server import DnsServer
+from portway_relay.dns.table import NodeTable
+from portway_relay.errors import ConfigError
 from portway_relay.expiry import Expiry
 from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.plain_visitors import PlainVisitors
@@ -361,4 +367,36 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
     http_port = HttpPort(config, plain_visitors, rate=base.rate, clock=base.clock)
     return Serving(
         grants, table, sessions, session_tasks, greeter, inbound_lanes, public_port, plain_visitors, http_port
+    )
+
+
+def build_dns(base: Base, routing: Routing, state: Callable[[], "NodeState.ValueType"]) -> DnsServer:
+    """The DNS servers, which answer from the nodes of the mesh and this one. `state`: this node's. Raises
+    ConfigError."""
+    config = base.config
+
+    def own() -> NodeInfo:
+        return NodeInfo(
+            name=config.name,
+            region=config.region,
+            state=state(),
+            latitude=config.latitude,
+            longitude=config.longitude,
+            addresses=config.public_addresses,
+            zones=base.certificates.current().zones,
+        )
+
+    try:
+        locator = open_locator(config.geoip)
+    except GeoError as error:
+        raise ConfigError(f"--geoip: {error}") from error
+    table = NodeTable(own, routing.peers.all, config.domain)
+    return DnsServer(
+        config.dns_listen,
+        Authority(config.domain, config.name, table, locator.locate, base.clock),
+        locator,
+        config.limits,
+        lambda: (routing.visits.running, base.carrier.counters.visits_started),
+        base.clock,
+        on_failure=base.on_failure,
     )

@@ -6,6 +6,7 @@ from collections import Counter
 
 from portway_proto.v1.types_pb2 import NodeInfo
 
+from portway_relay.dns.server import DnsServer
 from portway_relay.lifecycle import Lifecycle
 from portway_relay.metrics import MeshCounts, NodeCounts
 from portway_relay.parts import Base, RawPortParts, Routing, Serving
@@ -15,12 +16,15 @@ from portway_relay.version import VERSION
 class Report:
     """Reads the parts of a node at the time of the call."""
 
-    def __init__(self, base: Base, routing: Routing, raw: RawPortParts, serving: Serving, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, base: Base, routing: Routing, raw: RawPortParts, serving: Serving, lifecycle: Lifecycle, dns: DnsServer
+    ) -> None:
         self._base = base
         self._routing = routing
         self._raw = raw
         self._serving = serving
         self._lifecycle = lifecycle
+        self._dns = dns
 
     def info(self) -> NodeInfo:
         """The node as registries and other nodes know it. Its port is open by then."""
@@ -47,6 +51,9 @@ class Report:
             authorities=loaded.authority_ids,
             certificate_authority=loaded.issuer,
             unaware_clients=self._serving.sessions.untold(loaded.authority_ids),
+            addresses=config.public_addresses,
+            dns=self._dns.on,
+            zones=sorted(loaded.zones),
         )
 
     def counts(self) -> NodeCounts:
@@ -80,6 +87,7 @@ class Report:
                 handshakes=serving.inbound_lanes.handshakes,
             ),
             carrier=self._base.carrier.counters,
+            dns=self._dns.counts(),
         )
 
     def _rejected(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from portway_proto.records import ip_addresses
 from portway_runtime import settings as runtime_settings
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_port
 from portway_runtime.settings import Setting, SettingTable, flag, one_of, whole_number
@@ -42,6 +43,14 @@ def _advertised_address(text: str) -> Endpoint:
 def _http_address(text: str) -> Endpoint | HttpListen:
     """As _listen_address; `off` and `none` are none."""
     return HttpListen.OFF if text.lower() in ("off", "none") else _listen_address(text)
+
+
+def _ip_address(text: str) -> str:
+    """An IP address of a host, in its shortest form."""
+    found = ip_addresses([text.removeprefix("[").removesuffix("]")])
+    if not found:
+        raise ValueError("write one IP address, such as 203.0.113.7 or 2001:db8::7")
+    return found[0]
 
 
 def _degrees(text: str) -> float:
@@ -84,6 +93,21 @@ SETTINGS: Final = (
         "a port that only redirects plain HTTP to https; port 80 by default where --listen has port 443; off: none",
         "HOST:PORT|off",
     ),
+    Setting(
+        "public_address",
+        _ip_address,
+        "a public IP address of this node, for DNS answers, once for each; by default that of --advertise or --listen",
+        "IP",
+        repeatable=True,
+    ),
+    Setting(
+        "dns_listen",
+        _listen_address,
+        "where DNS queries for --domain are answered, over UDP and TCP; off unless given",
+        "HOST:PORT",
+        repeatable=True,
+    ),
+    Setting("geoip", Path, "an .mmdb file to locate resolvers by, in place of the embedded table", "FILE"),
     Setting("raw_listen", str, "where raw TCP tunnels listen; by default the host of --listen", "HOST"),
     Setting("raw_ports", parse_ports, "ports for raw TCP tunnels", "FIRST-LAST"),
     Setting("raw_host", str, "the host name of raw TCP tunnels; by default REGION.DOMAIN", "HOST"),

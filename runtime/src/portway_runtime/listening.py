@@ -72,6 +72,24 @@ def open_sockets(endpoint: Endpoint) -> list[socket.socket]:
     raise AssertionError("the last try returns or raises")
 
 
+def open_with_datagrams(endpoint: Endpoint) -> tuple[list[socket.socket], list[socket.socket]]:
+    """As `open_sockets`, and beside each a UDP socket at the same address and port. Raises ListenError."""
+    for attempt in range(_SAME_PORT_TRIES):
+        listening, datagrams = open_sockets(endpoint), list[socket.socket]()
+        try:
+            for sock in listening:
+                datagrams.append(_open_datagrams(sock))
+        except OSError as error:
+            for sock in (*listening, *datagrams):
+                sock.close()
+            failure = _listen_error(endpoint, error)
+            if endpoint.port == 0 and failure.port_taken and attempt < _SAME_PORT_TRIES - 1:
+                continue
+            raise failure from error
+        return listening, datagrams
+    raise AssertionError("the last try returns or raises")
+
+
 def refuse_connections(sock: Refusing) -> bool:
     """Make a listening socket refuse new connections, as if nobody listened; those whose handshake has begun still
     arrive, and are accepted as before. False where the system cannot: then nothing has changed."""
@@ -150,6 +168,20 @@ def _open(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
         sock.setblocking(False)
         sock.bind((host, port))
         sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _open_datagrams(beside: socket.socket) -> socket.socket:
+    host, port = beside.getsockname()[:2]
+    sock = socket.socket(beside.family, socket.SOCK_DGRAM)
+    try:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+        sock.setblocking(False)
+        sock.bind((host, port))
     except OSError:
         sock.close()
         raise

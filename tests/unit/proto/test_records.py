@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from portway_proto.records import InvalidRecord, cut_printable, node_record, tunnel_record
+from portway_proto.records import InvalidRecord, cut_printable, ip_addresses, node_record, tunnel_record, zone_names
 from portway_proto.v1.types_pb2 import NodeInfo, NodeState, Reach, TunnelInfo, TunnelOptions
 
 NODE = NodeInfo(
@@ -31,6 +31,10 @@ NODE = NodeInfo(
     authorities=["0123456789abcdef"],
     certificate_authority="0123456789abcdef",
     unaware_clients=7,
+    addresses=["192.0.2.1", "2001:db8::1"],
+    dns=True,
+    zones=["fra.tunnels.example", "tunnels.example"],
+    dns_version=8,
 )
 TUNNEL = TunnelInfo(
     label="a" * 16,
@@ -60,6 +64,19 @@ def test_every_field_of_a_node_is_copied() -> None:
     """A field that is added to the message has to be added here, with its form."""
     assert {field.name for field, _ in NODE.ListFields()} == {field.name for field in NodeInfo.DESCRIPTOR.fields}
     assert node_record(NODE) == NODE
+
+
+def test_addresses_are_those_of_hosts_in_their_shortest_form() -> None:
+    """They are shown to resolvers: nothing else may come into a node's answers by another one's word."""
+    sent = ["2001:DB8:0::1", "x", "::", "224.0.0.1", "fe80::1%lo", "192.0.2.1"]
+    assert ip_addresses(sent) == ["2001:db8::1", "192.0.2.1"]
+    assert len(ip_addresses(f"192.0.2.{number}" for number in range(100))) == 8
+
+
+def test_zones_have_their_form_and_are_not_too_many() -> None:
+    sent = ["b.example", "Fra.example", "a.example", "b.example", "example", "a..b", "x" * 64 + ".example"]
+    assert zone_names(sent) == ["a.example", "b.example"]
+    assert len(zone_names(f"r{number}.example" for number in range(1000))) == 256
 
 
 @pytest.mark.parametrize("end", [-1, 253_402_300_800, 2**63 - 1])
@@ -158,9 +175,10 @@ def test_the_largest_records_are_as_large_as_is_said() -> None:
             certificate_end_s=253_402_300_799,
             lacking_regions=2**32 - 1,
             reach_failure="é" * 1_000,
+            dns_version=2**64 - 1,
         )
     )
-    assert node.ByteSize() < 1_200
+    assert node.ByteSize() < 1_500
     tunnel = changed(TUNNEL, node="a" * 63, region="a" * 63, tenant="a" * 64, token_id="a" * 64, host="a" * 253)
     assert tunnel_record(tunnel).ByteSize() < 920  # type: ignore[arg-type]
 

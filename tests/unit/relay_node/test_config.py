@@ -149,3 +149,24 @@ def test_values_show_as_they_are_written() -> None:
     assert len(PortRange(20_000, 29_999)) == 10_000
     assert 20_000 in PortRange(20_000, 29_999)
     assert 30_000 not in PortRange(20_000, 29_999)
+
+
+def test_public_addresses_are_those_of_the_settings_or_follow_from_them(node_config: Make) -> None:
+    """What a name leads to can be told only by who can resolve it, and DNS answers have to tell."""
+    assert node_config(listen=Endpoint("127.0.0.1", 443)).public_addresses == ("127.0.0.1",)
+    assert node_config(advertise=Endpoint("2001:db8::1", 443)).public_addresses == ("2001:db8::1",)
+    named = Endpoint("relay-1.example.com", 443)
+    assert node_config(advertise=named).public_addresses == ()
+    both = ("192.0.2.1", "2001:db8::1")
+    assert node_config(advertise=named, public_address=both).public_addresses == both
+
+
+def test_dns_needs_addresses_to_answer_with(node_config: Make) -> None:
+    named = {"advertise": Endpoint("relay-1.example.com", 443), "dns_listen": (Endpoint("", 53),)}
+    assert "--public-address is missing" in complaint(node_config(**named))
+    node_config(**named, public_address=("192.0.2.1",)).check()
+
+
+def test_dns_gets_no_more_than_the_loop(node_config: Make) -> None:
+    assert "at most 100" in complaint(node_config(limits={"dns_loop_percent": 101}))
+    node_config(limits={"dns_loop_percent": 100}).check()

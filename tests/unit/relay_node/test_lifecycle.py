@@ -19,7 +19,7 @@ class Parts:
         self.clients_gone = asyncio.Event()
         self.visits_over = asyncio.Event()
         self.visits_of_now_over = asyncio.Event()
-        self.peers = range(peers)
+        self.peers = OtherNodes(peers)
         self.running = 3
         parts: Any = self
         sessions: Any = Sessions(self)
@@ -57,6 +57,20 @@ class Parts:
 
     def state_changed(self) -> None:
         self.calls.append("tell the registry")
+
+
+class OtherNodes:
+    """The other nodes of Parts; `told` is which states they were told."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.told: list[int] = []
+
+    def __len__(self) -> int:
+        return self._number
+
+    def tell_state(self, state: int) -> None:
+        self.told.append(state)
 
 
 class Port:
@@ -266,6 +280,21 @@ async def test_a_removed_node_sends_its_clients_away_and_then_listens_no_more() 
     assert parts.calls == [asked, "tell the registry", "wait for clients", *SHUT, "wait for visits"]
     parts.visits_over.set()
     await leaving
+
+
+async def test_other_nodes_are_told_each_state() -> None:
+    """By itself, since no registry may be there: they answer DNS, and send no visitor to a node that leaves."""
+    parts = Parts()
+    parts.lifecycle.obey(NODE_STATE_CORDONED)
+    parts.lifecycle.obey(NODE_STATE_READY)
+    assert parts.peers.told == [NODE_STATE_CORDONED, NODE_STATE_READY]
+    parts.clients_gone.set()
+    parts.visits_over.set()
+    await parts.lifecycle.leave()
+    assert parts.peers.told[2:] == [NODE_STATE_DRAINING]
+    removed = Parts()
+    removed.lifecycle.remove()
+    assert removed.peers.told == [NODE_STATE_DRAINING]
 
 
 async def test_a_node_that_stops_takes_no_orders() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from portway_carrier.contract import Counters
+from portway_relay.dns.server import DnsCounts
 from portway_relay.mesh.peers import PeerCounts
 from portway_relay.metrics import MeshCounts, NodeCounts, exposition
 
@@ -41,6 +42,7 @@ COUNTS = NodeCounts(
         lanes_opened=19,
         lanes_closed=20,
     ),
+    dns=DnsCounts({"udp": 33, "tcp": 34}, {"noerror": 35, "nxdomain": 36}, {"rate": 37}, 38, 0.5, 39, 40),
 )
 
 
@@ -66,6 +68,15 @@ def test_every_count_is_there_under_its_own_name() -> None:
         'certificate_end_timestamp_seconds{certificate="node"}': 31,
         'certificate_end_timestamp_seconds{certificate="fra.example.com"}': 32,
         'region_certificate_missing{region="ams"}': 1,
+        'dns_queries_total{transport="udp"}': 33,
+        'dns_queries_total{transport="tcp"}': 34,
+        'dns_answers_total{code="noerror"}': 35,
+        'dns_answers_total{code="nxdomain"}': 36,
+        'dns_unanswered_total{reason="rate"}': 37,
+        "dns_pauses_total": 38,
+        "dns_seconds_total": 0.5,
+        "dns_connections": 39,
+        "dns_records_version": 40,
         "connections_total": 9,
         "accept_pauses_total": 10,
         "handshakes_total": 17,

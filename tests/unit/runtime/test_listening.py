@@ -9,7 +9,7 @@ import pytest
 from portway_runtime import listening
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
-from portway_runtime.listening import endpoint_of, handshakes_in_progress, open_sockets, queued
+from portway_runtime.listening import endpoint_of, handshakes_in_progress, open_sockets, open_with_datagrams, queued
 
 
 @pytest.mark.parametrize(
@@ -203,3 +203,41 @@ def test_a_handshake_is_found_wherever_it_stands_in_a_long_table(
         assert handshakes_in_progress({443})
     table.write_text(other * (fitting + 2))
     assert not handshakes_in_progress({443})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "", "0.0.0.0"])
+def test_datagrams_come_to_the_same_addresses_and_ports(host: str) -> None:
+    """As DNS needs it: an answer that is too long comes over TCP."""
+    listening_at, datagrams = open_with_datagrams(Endpoint(host, 0))
+    with ExitStack() as held:
+        for sock in (*listening_at, *datagrams):
+            held.enter_context(sock)
+        assert [sock.getsockname() for sock in listening_at] == [sock.getsockname() for sock in datagrams]
+        assert {sock.type for sock in datagrams} == {socket.SOCK_DGRAM}
+        to = "::1" if host in ("", "::1") else "127.0.0.1"
+        with socket.socket(datagrams[0].family, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"hello", (to, datagrams[0].getsockname()[1]))
+            datagrams[0].setblocking(True)
+            assert datagrams[0].recv(10) == b"hello"
+
+
+def test_a_port_whose_datagrams_are_somebody_elses_is_tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Port 0 becomes a port of TCP, which another process may hold for UDP; one that was named is an error."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{port}") as caught:
+            open_with_datagrams(Endpoint("127.0.0.1", port))
+        assert caught.value.port_taken
+        tried: list[int] = []
+        really_open = listening.open_sockets
+
+        def first_the_taken_one(endpoint: Endpoint) -> list[socket.socket]:
+            tried.append(port if not tried else 0)
+            return really_open(Endpoint(endpoint.host, tried[-1]))
+
+        monkeypatch.setattr(listening, "open_sockets", first_the_taken_one)
+        opened = open_with_datagrams(Endpoint("127.0.0.1", 0))
+        assert len(tried) == 2
+        for sock in (*opened[0], *opened[1]):
+            sock.close()

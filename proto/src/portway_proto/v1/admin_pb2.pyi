@@ -149,6 +149,29 @@ AUTHORITY_STATE_RETIRING: AuthorityState.ValueType  # 3
 """Trusted; issues nothing any more."""
 Global___AuthorityState: _TypeAlias = AuthorityState  # noqa: Y015
 
+class _DnsRecordSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DnsRecordSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DnsRecordSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DNS_RECORD_SOURCE_UNSPECIFIED: _DnsRecordSource.ValueType  # 0
+    DNS_RECORD_SOURCE_OPERATOR: _DnsRecordSource.ValueType  # 1
+    DNS_RECORD_SOURCE_NAME_SERVER: _DnsRecordSource.ValueType  # 2
+    """A name server of the domain, or its address."""
+    DNS_RECORD_SOURCE_CHALLENGE: _DnsRecordSource.ValueType  # 3
+    """Proves control of a name to a certificate authority, for a minute or two."""
+
+class DnsRecordSource(_DnsRecordSource, metaclass=_DnsRecordSourceEnumTypeWrapper): ...
+
+DNS_RECORD_SOURCE_UNSPECIFIED: DnsRecordSource.ValueType  # 0
+DNS_RECORD_SOURCE_OPERATOR: DnsRecordSource.ValueType  # 1
+DNS_RECORD_SOURCE_NAME_SERVER: DnsRecordSource.ValueType  # 2
+"""A name server of the domain, or its address."""
+DNS_RECORD_SOURCE_CHALLENGE: DnsRecordSource.ValueType  # 3
+"""Proves control of a name to a certificate authority, for a minute or two."""
+Global___DnsRecordSource: _TypeAlias = DnsRecordSource  # noqa: Y015
+
 @_typing.final
 class ListNodesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -1383,3 +1406,156 @@ class RetireAuthorityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetireAuthorityResponse: _TypeAlias = RetireAuthorityResponse  # noqa: Y015
+
+@_typing.final
+class ListedDnsRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    source: Global___DnsRecordSource.ValueType
+    @_builtins.property
+    def record(self) -> _types_pb2.DnsRecord: ...
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.DnsRecord | None = ...,
+        source: Global___DnsRecordSource.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListedDnsRecord: _TypeAlias = ListedDnsRecord  # noqa: Y015
+
+@_typing.final
+class ListDnsRecordsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDnsRecordsRequest: _TypeAlias = ListDnsRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ListDnsRecordsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    REGISTRY_NAME_FIELD_NUMBER: _builtins.int
+    domain: _builtins.str
+    """The cluster's domain; empty while neither the settings nor a node say it."""
+    registry_name: _builtins.str
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedDnsRecord]: ...
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___ListedDnsRecord] | None = ...,
+        domain: _builtins.str = ...,
+        registry_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "records", b"records", "registry_name", b"registry_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDnsRecordsResponse: _TypeAlias = ListDnsRecordsResponse  # noqa: Y015
+
+@_typing.final
+class AddDnsRecordRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> _types_pb2.DnsRecord: ...
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.DnsRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddDnsRecordRequest: _TypeAlias = AddDnsRecordRequest  # noqa: Y015
+
+@_typing.final
+class AddDnsRecordResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> _types_pb2.DnsRecord:
+        """In the form in which it is stored."""
+
+    def __init__(
+        self,
+        *,
+        record: _types_pb2.DnsRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddDnsRecordResponse: _TypeAlias = AddDnsRecordResponse  # noqa: Y015
+
+@_typing.final
+class RemoveDnsRecordsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    type: _builtins.str
+    data: _builtins.str
+    """Empty for all records of this name and type."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: _builtins.str = ...,
+        data: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "name", b"name", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveDnsRecordsRequest: _TypeAlias = RemoveDnsRecordsRequest  # noqa: Y015
+
+@_typing.final
+class RemoveDnsRecordsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.DnsRecord]: ...
+    def __init__(
+        self,
+        *,
+        removed: _abc.Iterable[_types_pb2.DnsRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveDnsRecordsResponse: _TypeAlias = RemoveDnsRecordsResponse  # noqa: Y015

@@ -144,6 +144,21 @@ class AdminStub(object):
                 request_serializer=portway_dot_v1_dot_admin__pb2.RetireAuthorityRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_admin__pb2.RetireAuthorityResponse.FromString,
                 _registered_method=True)
+        self.ListDnsRecords = channel.unary_unary(
+                '/portway.v1.Admin/ListDnsRecords',
+                request_serializer=portway_dot_v1_dot_admin__pb2.ListDnsRecordsRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.ListDnsRecordsResponse.FromString,
+                _registered_method=True)
+        self.AddDnsRecord = channel.unary_unary(
+                '/portway.v1.Admin/AddDnsRecord',
+                request_serializer=portway_dot_v1_dot_admin__pb2.AddDnsRecordRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.AddDnsRecordResponse.FromString,
+                _registered_method=True)
+        self.RemoveDnsRecords = channel.unary_unary(
+                '/portway.v1.Admin/RemoveDnsRecords',
+                request_serializer=portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -293,6 +308,27 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDnsRecords(self, request, context):
+        """All records of the cluster's zone beside the names of tunnels, those that the registry sets among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddDnsRecord(self, request, context):
+        """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveDnsRecords(self, request, context):
+        """Removes what operators added: the records of a name and a type, or the one with this data.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -405,6 +441,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RetireAuthority,
                     request_deserializer=portway_dot_v1_dot_admin__pb2.RetireAuthorityRequest.FromString,
                     response_serializer=portway_dot_v1_dot_admin__pb2.RetireAuthorityResponse.SerializeToString,
+            ),
+            'ListDnsRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDnsRecords,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.ListDnsRecordsRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.ListDnsRecordsResponse.SerializeToString,
+            ),
+            'AddDnsRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddDnsRecord,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.AddDnsRecordRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.AddDnsRecordResponse.SerializeToString,
+            ),
+            'RemoveDnsRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveDnsRecords,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1001,6 +1052,87 @@ class Admin(object):
             '/portway.v1.Admin/RetireAuthority',
             portway_dot_v1_dot_admin__pb2.RetireAuthorityRequest.SerializeToString,
             portway_dot_v1_dot_admin__pb2.RetireAuthorityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDnsRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/ListDnsRecords',
+            portway_dot_v1_dot_admin__pb2.ListDnsRecordsRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.ListDnsRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddDnsRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/AddDnsRecord',
+            portway_dot_v1_dot_admin__pb2.AddDnsRecordRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.AddDnsRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveDnsRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/RemoveDnsRecords',
+            portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,12 @@ class AdminStub:
     """
     RetireAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetireAuthorityRequest, _admin_pb2.RetireAuthorityResponse]
     """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use."""
+    ListDnsRecords: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDnsRecordsRequest, _admin_pb2.ListDnsRecordsResponse]
+    """All records of the cluster's zone beside the names of tunnels, those that the registry sets among them."""
+    AddDnsRecord: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AddDnsRecordRequest, _admin_pb2.AddDnsRecordResponse]
+    """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have."""
+    RemoveDnsRecords: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveDnsRecordsRequest, _admin_pb2.RemoveDnsRecordsResponse]
+    """Removes what operators added: the records of a name and a type, or the one with this data."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -107,6 +113,12 @@ class AdminAsyncStub(AdminStub):
     """
     RetireAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetireAuthorityRequest, _admin_pb2.RetireAuthorityResponse]  # type: ignore[assignment]
     """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use."""
+    ListDnsRecords: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDnsRecordsRequest, _admin_pb2.ListDnsRecordsResponse]  # type: ignore[assignment]
+    """All records of the cluster's zone beside the names of tunnels, those that the registry sets among them."""
+    AddDnsRecord: _aio.UnaryUnaryMultiCallable[_admin_pb2.AddDnsRecordRequest, _admin_pb2.AddDnsRecordResponse]  # type: ignore[assignment]
+    """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have."""
+    RemoveDnsRecords: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveDnsRecordsRequest, _admin_pb2.RemoveDnsRecordsResponse]  # type: ignore[assignment]
+    """Removes what operators added: the records of a name and a type, or the one with this data."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -276,5 +288,29 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RetireAuthorityResponse, _abc.Awaitable[_admin_pb2.RetireAuthorityResponse]]:
         """Takes a CA away. FAILED_PRECONDITION while it issues, and while a certificate that it issued may be in use."""
+
+    @_abc_1.abstractmethod
+    def ListDnsRecords(
+        self,
+        request: _admin_pb2.ListDnsRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListDnsRecordsResponse, _abc.Awaitable[_admin_pb2.ListDnsRecordsResponse]]:
+        """All records of the cluster's zone beside the names of tunnels, those that the registry sets among them."""
+
+    @_abc_1.abstractmethod
+    def AddDnsRecord(
+        self,
+        request: _admin_pb2.AddDnsRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AddDnsRecordResponse, _abc.Awaitable[_admin_pb2.AddDnsRecordResponse]]:
+        """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have."""
+
+    @_abc_1.abstractmethod
+    def RemoveDnsRecords(
+        self,
+        request: _admin_pb2.RemoveDnsRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RemoveDnsRecordsResponse, _abc.Awaitable[_admin_pb2.RemoveDnsRecordsResponse]]:
+        """Removes what operators added: the records of a name and a type, or the one with this data."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

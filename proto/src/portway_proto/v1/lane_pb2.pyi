@@ -464,10 +464,13 @@ class Routes(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
     PRESENCES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Answered with ROUTES_HEARD once the raw ports are listened on; 0 requests no answer. Counts up on this lane."""
     whole: _builtins.bool
     """Ends the full state: with the previous frames of this lane it is everything that the node holds."""
+    state: _types_pb2.NodeState.ValueType
+    """The state of the dialling node, with the full state and whenever it changes; unspecified says nothing."""
     @_builtins.property
     def bound(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TunnelInfo]: ...
     @_builtins.property
@@ -486,10 +489,11 @@ class Routes(_message.Message):
         number: _builtins.int = ...,
         whole: _builtins.bool = ...,
         presences: _abc.Iterable[_builtins.bytes] | None = ...,
+        state: _types_pb2.NodeState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "gone", b"gone", "number", b"number", "presences", b"presences", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "gone", b"gone", "number", b"number", "presences", b"presences", "state", b"state", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,7 @@ class NodeMessage(_message.Message):
     ANNOUNCE_FIELD_NUMBER: _builtins.int
     PROBED_FIELD_NUMBER: _builtins.int
     TOKENS_HELD_FIELD_NUMBER: _builtins.int
+    DNS_HELD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> Global___Register: ...
     @_builtins.property
@@ -60,6 +61,8 @@ class NodeMessage(_message.Message):
     def probed(self) -> Global___Probed: ...
     @_builtins.property
     def tokens_held(self) -> Global___TokensHeld: ...
+    @_builtins.property
+    def dns_held(self) -> Global___DnsHeld: ...
     def __init__(
         self,
         *,
@@ -68,16 +71,38 @@ class NodeMessage(_message.Message):
         announce: Global___Announce | None = ...,
         probed: Global___Probed | None = ...,
         tokens_held: Global___TokensHeld | None = ...,
+        dns_held: Global___DnsHeld | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register", "tokens_held", b"tokens_held"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "dns_held", b"dns_held", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register", "tokens_held", b"tokens_held"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register", "tokens_held", b"tokens_held"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "dns_held", b"dns_held", "keep_alive", b"keep_alive", "message", b"message", "probed", b"probed", "register", b"register", "tokens_held", b"tokens_held"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "keep_alive", "announce", "probed", "tokens_held"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["register", "keep_alive", "announce", "probed", "tokens_held", "dns_held"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___NodeMessage: _TypeAlias = NodeMessage  # noqa: Y015
+
+@_typing.final
+class DnsHeld(_message.Message):
+    """The node's DNS servers answer from the DnsRecords of this version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DnsHeld: _TypeAlias = DnsHeld  # noqa: Y015
 
 @_typing.final
 class TokensHeld(_message.Message):
@@ -146,6 +171,8 @@ class KeepAlive(_message.Message):
     AUTHORITIES_FIELD_NUMBER: _builtins.int
     CERTIFICATE_AUTHORITY_FIELD_NUMBER: _builtins.int
     UNAWARE_CLIENTS_FIELD_NUMBER: _builtins.int
+    DNS_FIELD_NUMBER: _builtins.int
+    ZONES_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     tunnels: _builtins.int
     visits: _builtins.int
@@ -157,12 +184,15 @@ class KeepAlive(_message.Message):
     """As in Register."""
     certificate_authority: _builtins.str
     unaware_clients: _builtins.int
+    dns: _builtins.bool
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def authorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in NodeInfo, and so are the next two."""
 
+    @_builtins.property
+    def zones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -177,10 +207,12 @@ class KeepAlive(_message.Message):
         authorities: _abc.Iterable[_builtins.str] | None = ...,
         certificate_authority: _builtins.str = ...,
         unaware_clients: _builtins.int = ...,
+        dns: _builtins.bool = ...,
+        zones: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "grant_keys", b"grant_keys", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "time_ms", b"time_ms", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "dns", b"dns", "grant_keys", b"grant_keys", "lacking_regions", b"lacking_regions", "sessions", b"sessions", "state", b"state", "time_ms", b"time_ms", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "visits", b"visits", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -288,6 +320,7 @@ class RegistryMessage(_message.Message):
     PROBE_FIELD_NUMBER: _builtins.int
     REACHABILITY_FIELD_NUMBER: _builtins.int
     PORT_OWNERS_FIELD_NUMBER: _builtins.int
+    DNS_RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -308,6 +341,8 @@ class RegistryMessage(_message.Message):
     def reachability(self) -> Global___Reachability: ...
     @_builtins.property
     def port_owners(self) -> Global___PortOwners: ...
+    @_builtins.property
+    def dns_records(self) -> Global___DnsRecords: ...
     def __init__(
         self,
         *,
@@ -321,16 +356,58 @@ class RegistryMessage(_message.Message):
         probe: Global___Probe | None = ...,
         reachability: Global___Reachability | None = ...,
         port_owners: Global___PortOwners | None = ...,
+        dns_records: Global___DnsRecords | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability", "port_owners"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability", "port_owners", "dns_records"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___RegistryMessage: _TypeAlias = RegistryMessage  # noqa: Y015
+
+@_typing.final
+class DnsRecords(_message.Message):
+    """Records of the cluster's zone beside the names of tunnels: name servers, those that operators added, those that prove
+    control of a name to a certificate authority. Sent to nodes that answer DNS, after Registered and when they change;
+    each list is the whole one, and counts once its last message is there, which is answered by DnsHeld.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    REGISTRY_NAME_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Of two versions the higher one has every record that was added up to the lower one and not removed since."""
+    part: _builtins.int
+    """Counts the messages of one list, from 0."""
+    more: _builtins.bool
+    """The list goes on in the next message."""
+    registry_name: _builtins.str
+    """The registry's own name, below the domain or the domain itself: visitors reach it through the nearest nodes."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.DnsRecord]: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        records: _abc.Iterable[_types_pb2.DnsRecord] | None = ...,
+        part: _builtins.int = ...,
+        more: _builtins.bool = ...,
+        registry_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "part", b"part", "records", b"records", "registry_name", b"registry_name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DnsRecords: _TypeAlias = DnsRecords  # noqa: Y015
 
 @_typing.final
 class Probe(_message.Message):

@@ -116,6 +116,10 @@ class NodeInfo(_message.Message):
     AUTHORITIES_FIELD_NUMBER: _builtins.int
     CERTIFICATE_AUTHORITY_FIELD_NUMBER: _builtins.int
     UNAWARE_CLIENTS_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    DNS_FIELD_NUMBER: _builtins.int
+    ZONES_FIELD_NUMBER: _builtins.int
+    DNS_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the cluster: lower-case letters, digits and dashes."""
     region: _builtins.str
@@ -157,6 +161,10 @@ class NodeInfo(_message.Message):
     certificate_authority: _builtins.str
     unaware_clients: _builtins.int
     """Sessions whose clients have not been told of all CAs that this node trusts, by the newest grant that they showed."""
+    dns: _builtins.bool
+    """It answers DNS for the cluster's domain at these addresses."""
+    dns_version: _builtins.int
+    """The version of DnsRecords that it answers from, 0 for none. Set by the registry, whatever the node sends."""
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of the grant keys that it verifies grants with, sorted; at most 32."""
@@ -166,6 +174,14 @@ class NodeInfo(_message.Message):
         """The ids of the CAs that it trusts, sorted, at most 8; and of the one that issued its own certificate. An id is the
         first 16 hexadecimal digits of a certificate's SHA-256.
         """
+
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its public IP addresses, v4 and v6, at which visitors reach it; at most 8."""
+
+    @_builtins.property
+    def zones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The zones whose certificate it holds, sorted, such as "fra.tun.example.com"; at most 256."""
 
     def __init__(
         self,
@@ -194,10 +210,14 @@ class NodeInfo(_message.Message):
         authorities: _abc.Iterable[_builtins.str] | None = ...,
         certificate_authority: _builtins.str = ...,
         unaware_clients: _builtins.int = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        dns: _builtins.bool = ...,
+        zones: _abc.Iterable[_builtins.str] | None = ...,
+        dns_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "clock_ahead_s", b"clock_ahead_s", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "version", b"version", "visits", b"visits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "clock_ahead_s", b"clock_ahead_s", "dns", b"dns", "dns_version", b"dns_version", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "version", b"version", "visits", b"visits", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,3 +309,35 @@ class TunnelInfo(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TunnelInfo: _TypeAlias = TunnelInfo  # noqa: Y015
+
+@_typing.final
+class DnsRecord(_message.Message):
+    """A record of the cluster's zone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Fully qualified, in lower case, without the final dot."""
+    type: _builtins.str
+    ttl: _builtins.int
+    data: _builtins.str
+    """In presentation form (RFC 1035, section 5)."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: _builtins.str = ...,
+        ttl: _builtins.int = ...,
+        data: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "name", b"name", "ttl", b"ttl", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DnsRecord: _TypeAlias = DnsRecord  # noqa: Y015

@@ -31,6 +31,7 @@ from portway_proto.wire.statements import cluster_tag
 from portway_runtime.tasks import Tasks
 
 from portway_registry.access.grants import HONOURED_MS, Grants
+from portway_registry.dns.board import DnsBoard
 from portway_registry.errors import CertificateSuperseded, CertificateUntrusted, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import demand_current, note_registration, require_current
 from portway_registry.nodes.node_changes import clock_ahead, without_counts
@@ -63,6 +64,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds that changes of peers are gathered: nodes that come and go together make one list of peers, not one each.
 PEERS_GATHERED: Final = 0.1
+# The same for DNS records: a certificate authority is told to look when all name servers have them.
+DNS_GATHERED: Final = 0.02
 
 
 class Hub:
@@ -81,6 +84,7 @@ class Hub:
         lease_seconds: int,
         on_failure: Callable[[BaseException], None],
         dial: Dial | None = None,
+        dns: DnsBoard,
     ) -> None:
         """lease_seconds: from a node's last KeepAlive until it is dropped. Without `dial` addresses are not checked,
         and all nodes count as reached."""
@@ -94,6 +98,8 @@ class Hub:
         self._quota = quota
         self._sessions: dict[str, NodeSession] = {}
         self._prober = Prober(self._sessions, dial)
+        self._dns = dns
+        self._dns_changed = asyncio.Event()
         self._ports = RegionPorts(views.port_blocks, self._sessions)
         self._unplaced = UnplacedTunnels(views, self._sessions, now_ms)
         self._checks = StatementChecks()
@@ -123,10 +129,12 @@ class Hub:
             self._views.orders.subscribe(self._order_changed),
             self._views.identities.subscribe(self._identity_changed),
             self._views.port_blocks.subscribe(self._ports.block_changed),
+            self._views.dns.subscribe(lambda old, new: self._dns_changed.set()),
             self._authority.subscribe(self._authorities_changed),
         ]
         self._tasks.spawn(self._send_peers(), name="send peers")
         self._tasks.spawn(self._ports.send_changes(), name="send owners of ports")
+        self._tasks.spawn(self._send_dns_records(), name="send DNS records")
         self._tasks.spawn(self._unplaced.run(), name="remove unplaced tunnels")
         self._tasks.spawn(self._rules.presences.keep_swept(), name="sweep presences")
 
@@ -174,6 +182,7 @@ class Hub:
         info.started_at_ms = self._now_ms()
         info.state = info.state or NODE_STATE_READY
         info.clock_ahead_s = clock_ahead(register.time_ms, info.started_at_ms)
+        info.dns_version = 0
         still_current = partial(demand_current, self._store, info.name, issued_ms)
         session = NodeSession(
             self._store,
@@ -185,6 +194,7 @@ class Hub:
             certificate=certificate,
             still_current=still_current,
             on_probed=partial(self._prober.answered, info.name),
+            on_dns=self._dns_changed.set,
             invalid_tokens=partial(invalid_tokens, self._views.tokens),
         )
         before = self._sessions.get(info.name)
@@ -203,6 +213,8 @@ class Hub:
             session.outbox.revoke(self._recent_revocations())
             session.outbox.peers(self._peers())
             session.outbox.port_owners(self._ports.owners(info.region))
+            if info.dns:
+                session.outbox.dns_records(self._dns.messages())
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             # What was over a quota while the node had no session is over it still.
             for tenant, token in {(one.value.tenant, one.value.token_id) for one in self._held_by(info.name)}:
@@ -319,6 +331,16 @@ class Hub:
             peers = self._peers()
             for session in self._sessions.values():
                 session.outbox.peers(peers)
+
+    async def _send_dns_records(self) -> None:
+        while True:
+            await self._dns_changed.wait()
+            await asyncio.sleep(DNS_GATHERED)
+            self._dns_changed.clear()
+            messages = self._dns.messages()
+            for session in self._sessions.values():
+                if session.info.dns:
+                    session.outbox.dns_records(messages)
 
     def _tunnel_changed(self, old: Item[TunnelInfo] | None, new: Item[TunnelInfo] | None) -> None:
         if new is None:

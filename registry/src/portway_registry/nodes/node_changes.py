@@ -20,10 +20,10 @@ def clock_ahead(time_ms: int, now_ms: int) -> int:
 
 
 def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
-    """Whether the change is worth a write: of state, reach, clock, certificates, the keys and CAs it knows, whether it
-    accepts clients, or of a count by over a tenth.
+    """Whether the change is worth a write: of state, reach, clock, certificates, the keys and CAs it knows, what DNS
+    answers say of it and by which version, whether it accepts clients, or of a count by over a tenth.
 
-    Without the sixth, a node that filled up from nine tenths on would be offered to clients that it refuses.
+    Without the last but one, a node that filled up from nine tenths on would be offered to clients that it refuses.
     """
     if (stored.state, stored.reach, stored.reach_failure) != (now.state, now.reach, now.reach_failure):
         return True
@@ -33,7 +33,7 @@ def is_notable(stored: NodeInfo, now: NodeInfo) -> bool:
         return True
     if (stored.certificate_end_s, stored.lacking_regions) != (now.certificate_end_s, now.lacking_regions):
         return True
-    if _known(stored) != _known(now):
+    if _known(stored) != _known(now) or _named(stored) != _named(now):
         return True
     if _is_full(stored) != _is_full(now) and is_ready(now):
         return True
@@ -60,6 +60,11 @@ def without_counts(node: NodeInfo) -> NodeInfo:
 def _known(node: NodeInfo) -> tuple[object, ...]:
     """What is waited for before a key or a CA is used, or taken away."""
     return list(node.grant_keys), list(node.authorities), node.certificate_authority, node.unaware_clients > 0
+
+
+def _named(node: NodeInfo) -> tuple[object, ...]:
+    """What DNS answers of all nodes need at once, and what is waited for before a certificate authority looks."""
+    return list(node.addresses), list(node.zones), node.dns, node.dns_version
 
 
 def _is_full(node: NodeInfo) -> bool:

@@ -1,7 +1,7 @@
 """The outbox: messages for one node, held until its stream takes them.
 
-Of messages that replace each other (settings, peers, owners of ports, the order) only the last is held: a node that
-reads slowly is sent fewer, and never makes the registry hold more.
+Of messages that replace each other (settings, peers, owners of ports, DNS records, the order) only the last is held: a
+node that reads slowly is sent fewer, and never makes the registry hold more.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from portway_proto.v1.mesh_pb2 import (
     Announced,
     ClusterSettings,
+    DnsRecords,
     Eviction,
     Evictions,
     Order,
@@ -42,6 +43,7 @@ class Outbox:
         self._settings: ClusterSettings | None = None
         self._peers: tuple[Peers, ...] = ()
         self._port_owners: PortOwners | None = None
+        self._dns_records: tuple[DnsRecords, ...] = ()
         self._revoked: dict[str, None] = {}
         self._order: Order | None = None
         self._probes: list[Probe] = []
@@ -63,6 +65,10 @@ class Outbox:
 
     def port_owners(self, message: PortOwners) -> None:
         self._port_owners = message
+        self._wake.set()
+
+    def dns_records(self, parts: tuple[DnsRecords, ...]) -> None:
+        self._dns_records = parts
         self._wake.set()
 
     def order(self, message: Order) -> None:
@@ -122,6 +128,9 @@ class Outbox:
         if self._port_owners is not None:
             yield RegistryMessage(port_owners=self._port_owners)
             self._port_owners = None
+        for records in self._dns_records:
+            yield RegistryMessage(dns_records=records)
+        self._dns_records = ()
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None

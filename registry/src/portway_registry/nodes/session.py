@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from grpc import aio
-from portway_proto.records import authority_ids, certificate_end, key_ids
+from portway_proto.records import authority_ids, certificate_end, key_ids, zone_names
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
     Announce,
@@ -75,13 +75,14 @@ class NodeSession:
         certificate: bytes,
         still_current: Callable[[], Awaitable[None]],
         on_probed: Callable[[Probed], None],
+        on_dns: Callable[[], None],
         invalid_tokens: Callable[[Sequence[str]], Awaitable[list[str]]],
     ) -> None:
         """
         issued_ms: when the node's certificate was issued. certificate: PEM, of its connection.
         still_current: raises NodeRemoved or CertificateSuperseded when the store says that the node is out, and
         StoreUnavailable. Called before the node gets a new lease in mid-stream.
-        on_probed: called with each answer to a probe.
+        on_probed: called with each answer to a probe. on_dns: called when the node begins or ends to answer DNS.
         invalid_tokens: returns those of the given tokens that are not valid. Raises StoreUnavailable.
         """
         self.info = info
@@ -93,6 +94,7 @@ class NodeSession:
         self.reach_details = ""  # of the last dial that did not reach the node, for this registry's log
         self._still_current = still_current
         self._on_probed = on_probed
+        self._on_dns = on_dns
         self._invalid_tokens = invalid_tokens
         self._store = store
         self._announcements = announcements
@@ -215,6 +217,9 @@ class NodeSession:
                 if self._tokens_held > _MOST_TOKENS:
                     raise InvalidRequest(f"one stream names at most {_MOST_TOKENS} tokens")
                 self._work.add_tokens(checked_ids(message.tokens_held.token_ids))
+            elif kind == "dns_held":
+                self.info.dns_version = message.dns_held.version
+                self._heard.set()
             elif kind == "probed":
                 self._on_probed(message.probed)
             elif kind == "register":
@@ -231,6 +236,10 @@ class NodeSession:
         self.info.authorities[:] = authority_ids(message.authorities)
         self.info.certificate_authority = "".join(authority_ids([message.certificate_authority]))
         self.info.unaware_clients = message.unaware_clients
+        self.info.zones[:] = zone_names(message.zones)
+        if message.dns != self.info.dns:
+            self.info.dns = message.dns
+            self._on_dns()
         if message.state in NodeState.values():
             self.info.state = message.state or self.info.state
 

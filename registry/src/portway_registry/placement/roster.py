@@ -20,7 +20,7 @@ from portway_registry.placement.placed_nodes import PlacedNode, placed_node
 from portway_registry.placement.places import Places
 from portway_registry.placement.round_trips import NOTHING, Learned
 from portway_registry.placement.shortlist import Candidate
-from portway_registry.state.records import FOR_REGISTRIES, STATE_OF_ORDER, OrderRecord
+from portway_registry.state.records import FOR_NODES, FOR_REGISTRIES, STATE_OF_ORDER, OrderRecord
 from portway_registry.state.views import Item, View
 
 # A candidate with the record of its node.
@@ -129,7 +129,7 @@ def _for_clients(node: NodeInfo) -> NodeInfo:
     """The record without what only registries use, since each answer has several."""
     shown = NodeInfo()
     shown.CopyFrom(node)
-    for field in FOR_REGISTRIES:
+    for field in (*FOR_REGISTRIES, *FOR_NODES):
         shown.ClearField(field)
     return shown
 

@@ -4,12 +4,13 @@ from typing import Any, Final
 
 from portway_proto.v1 import admin_pb2 as pb
 from portway_proto.v1.admin_pb2_grpc import AdminServicer
-from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import DnsRecord, NodeInfo, TunnelInfo
 
 from portway_registry.access.grant_keys import GrantKeys, KeyState, KeyStatus
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenant, Tenants
 from portway_registry.access.tokens import Tokens
+from portway_registry.dns.static_records import StaticRecords
 from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.nodes.authority_rotation import AuthorityRotation
 from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
@@ -18,7 +19,7 @@ from portway_registry.services.callers import current_caller
 from portway_registry.services.pages import page
 from portway_registry.services.view_stream import stream_view
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import InvitationRecord, Order, Role, TokenRecord
+from portway_registry.state.records import InvitationRecord, Order, Role, StaticRecord, TokenRecord
 from portway_registry.state.views import Item, Views
 
 _PAGE_SIZE: Final = 500
@@ -62,8 +63,10 @@ class Admin(AdminServicer):
         grant_keys: GrantKeys,
         rotation: AuthorityRotation,
         audit: Audit,
+        dns: StaticRecords,
     ) -> None:
         self._views = views
+        self._dns = dns
         self._orders = orders
         self._tokens = tokens
         self._tenants = tenants
@@ -167,6 +170,26 @@ class Admin(AdminServicer):
     ) -> pb.SetTenantQuotaResponse:
         tenant = await self._tenants.set_quota(request.name, request.max_tunnels, by=current_caller.get().name)
         return pb.SetTenantQuotaResponse(tenant=_tenant(tenant))
+
+    async def ListDnsRecords(  # noqa: N802
+        self, request: pb.ListDnsRecordsRequest, context: Any
+    ) -> pb.ListDnsRecordsResponse:
+        board = self._dns.board
+        found = [pb.ListedDnsRecord(record=one.record, source=one.source) for one in board.listed()]
+        return pb.ListDnsRecordsResponse(records=found, domain=board.domain, registry_name=board.registry_name)
+
+    async def AddDnsRecord(  # noqa: N802
+        self, request: pb.AddDnsRecordRequest, context: Any
+    ) -> pb.AddDnsRecordResponse:
+        added = await self._dns.add(request.record, by=current_caller.get().name)
+        return pb.AddDnsRecordResponse(record=_dns_record(added))
+
+    async def RemoveDnsRecords(  # noqa: N802
+        self, request: pb.RemoveDnsRecordsRequest, context: Any
+    ) -> pb.RemoveDnsRecordsResponse:
+        caller = current_caller.get().name
+        removed = await self._dns.remove(request.name, request.type, request.data, by=caller)
+        return pb.RemoveDnsRecordsResponse(removed=map(_dns_record, removed))
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Any) -> pb.ListAuditResponse:  # noqa: N802
         size = min(request.page_size or _AUDIT_ENTRIES, _MAX_AUDIT_ENTRIES)
@@ -303,3 +326,7 @@ def _token(record: TokenRecord) -> pb.TokenInfo:
         created_at_ms=record.created_at_ms,
         revoked_at_ms=record.revoked_at_ms,
     )
+
+
+def _dns_record(record: StaticRecord) -> DnsRecord:
+    return DnsRecord(name=record.name, type=record.type, ttl=record.ttl, data=record.data)

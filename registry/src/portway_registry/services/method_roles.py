@@ -38,6 +38,9 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Admin/ListAuthorities": Role.ADMIN,
     "/portway.v1.Admin/RotateAuthority": Role.ADMIN,
     "/portway.v1.Admin/RetireAuthority": Role.ADMIN,
+    "/portway.v1.Admin/ListDnsRecords": Role.ADMIN,
+    "/portway.v1.Admin/AddDnsRecord": Role.ADMIN,
+    "/portway.v1.Admin/RemoveDnsRecords": Role.ADMIN,
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/List": None,
 }

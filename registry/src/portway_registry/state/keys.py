@@ -16,6 +16,9 @@ Here: names of keys. Not here: the values under them, nor how they are read.
     identities/<node>  IdentityRecord: the last node that joined under this name
     audit/<when>-<id>  AuditRecord; sorts by time
     audit-failures/<when>-<id>  AuditRecord of failed authentications; sorts by time
+    dns/records/<id>   StaticRecord: a record of the cluster's zone that operators added
+    dns/challenges/<id>      ChallengeRecord: a proof for a certificate authority
+    dns/name-servers/<n>     NameServerRecord: the node that is ns<n>.<domain>
     settings           SettingsRecord
 """
 
@@ -36,6 +39,7 @@ INVITATIONS: Final = ROOT + "invitations/"
 IDENTITIES: Final = ROOT + "identities/"
 AUDIT: Final = ROOT + "audit/"
 AUDIT_FAILURES: Final = ROOT + "audit-failures/"
+DNS: Final = ROOT + "dns/"
 SETTINGS: Final = ROOT + "settings"
 
 
@@ -92,3 +96,15 @@ def audit(at_ms: int, unique: str) -> str:
 def audit_failure(at_ms: int, unique: str) -> str:
     """As `audit`."""
     return f"{AUDIT_FAILURES}{at_ms:013d}-{unique}"
+
+
+def dns_record(record_id: str) -> str:
+    return f"{DNS}records/{record_id}"
+
+
+def challenge(challenge_id: str) -> str:
+    return f"{DNS}challenges/{challenge_id}"
+
+
+def name_server(number: int) -> str:
+    return f"{DNS}name-servers/{number}"

@@ -211,6 +211,37 @@ class PortBlockRecord(msgspec.Struct, frozen=True):
     asked_at_ms: int
 
 
+class StaticRecord(msgspec.Struct, frozen=True, tag="record", tag_field="kind"):
+    """A record of the cluster's zone that operators added: a fully qualified name in lower case, without the last dot,
+    and data in presentation form."""
+
+    name: str
+    type: str
+    ttl: int
+    data: str
+    created_at_ms: int = 0
+
+
+class ChallengeRecord(msgspec.Struct, frozen=True, tag="challenge", tag_field="kind"):
+    """A TXT record that proves control of a name to a certificate authority."""
+
+    name: str
+    value: str
+    created_at_ms: int = 0
+
+
+class NameServerRecord(msgspec.Struct, frozen=True, tag="name-server", tag_field="kind"):
+    """The node that is name server `number` of the domain, at these addresses: those that it last had. It stays so when
+    it is away, since the zone above names it."""
+
+    number: int
+    node: str
+    addresses: tuple[str, ...] = ()
+
+
+DnsItem = StaticRecord | ChallengeRecord | NameServerRecord
+
+
 class AuditRecord(msgspec.Struct, frozen=True):
     """Who did what, and to what: a token's or invitation's id, an action such as `token.create`, its target."""
 
@@ -229,13 +260,21 @@ def decoder(kind: type[R]) -> Callable[[bytes], R]:
     return msgspec.json.Decoder(kind).decode
 
 
+def decode_dns(value: bytes) -> DnsItem:
+    """What is kept below one prefix for DNS, so that all of it has one order. Raises ValueError."""
+    return _read_dns(value)
+
+
 def decode_node(value: bytes) -> NodeInfo:
     """A node's record. Raises ValueError."""
     return _parse(NodeInfo(), value)
 
 
 # The fields of a node's record that say what it knows, which only registries use.
-FOR_REGISTRIES: Final = ("grant_keys", "authorities", "certificate_authority", "unaware_clients")
+FOR_REGISTRIES: Final = ("grant_keys", "authorities", "certificate_authority", "unaware_clients", "dns_version")
+
+# Those that its other nodes need as well, for DNS answers, and clients do not.
+FOR_NODES: Final = ("addresses", "dns", "zones")
 
 
 def is_ready(node: NodeInfo) -> bool:
@@ -283,6 +322,7 @@ def decode_presence(value: bytes) -> PresenceRecord:
     return PresenceRecord(presence.node, presence.time_ms, value)
 
 
+_read_dns: Final[Callable[[bytes], DnsItem]] = msgspec.json.Decoder(DnsItem).decode
 _read_authority: Final = decoder(AuthorityRecord)
 _read_grant_key: Final = decoder(GrantKeyRecord)
 

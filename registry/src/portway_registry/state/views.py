@@ -17,6 +17,7 @@ from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import (
     AuthorityRecord,
+    DnsItem,
     GrantKeyRecord,
     IdentityRecord,
     InvitationRecord,
@@ -27,6 +28,7 @@ from portway_registry.state.records import (
     TenantRecord,
     TokenRecord,
     decode_authority,
+    decode_dns,
     decode_grant_key,
     decode_node,
     decode_presence,
@@ -276,6 +278,7 @@ class Views:
         self.identities: View[IdentityRecord] = View(
             store, keys.IDENTITIES, decoder(IdentityRecord), on_failure=on_failure
         )
+        self.dns: View[DnsItem] = View(store, keys.DNS, decode_dns, on_failure=on_failure)
 
     async def start(self) -> None:
         """Fill all views. Raises StoreUnavailable; it may be called again then."""
@@ -299,6 +302,7 @@ class Views:
             self.identities,
             self.orders,
             self.port_blocks,
+            self.dns,
             self.nodes,
             self.presences,
             self.tunnels,

@@ -15,7 +15,7 @@ from portway_carrier.errors import CarrierError, ConnectionLost, PeerFailed
 from portway_carrier.values import DialTarget
 from portway_proto.records import tunnel_record
 from portway_proto.v1.lane_pb2 import Answer, Ask, Failure, Routes, RoutesHeard
-from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.v1.types_pb2 import NodeState, TunnelInfo
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MAX_CONTROL
@@ -41,16 +41,20 @@ class ControlLane:
         target: DialTarget,
         tasks: Tasks,
         held: Callable[[], Iterable[TunnelInfo | Presence]] | None,
+        state: Callable[[], "NodeState.ValueType"],
     ) -> None:
         """Dial now, and again whenever the lane is lost, in a task of `tasks`.
 
         held: the presences of this node's sessions, then its tunnels, all of which are reported each time the lane
-            comes up; None reports nothing.
+            comes up; None reports none.
+        state: this node's, which is reported then, too.
         """
         self._name = name
         self._carrier = carrier
         self._target = target
         self._held = held
+        self._state = state
+        self._failed = False  # the last try, or the last lane
         self._lane: Lane | None = None
         self._loop = asyncio.get_running_loop()
         self._lost = asyncio.Event()
@@ -64,6 +68,11 @@ class ControlLane:
     @property
     def up(self) -> bool:
         return self._lane is not None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the other node was not reached, or is not any more; not while it is dialled for the first time."""
+        return self._failed
 
     def aim(self, target: DialTarget) -> None:
         """Dial `target` from now on; a lane that is up stays up."""
@@ -120,6 +129,7 @@ class ControlLane:
             try:
                 lane = await self._dial()
             except CarrierError as error:
+                self._failed = True
                 logger.debug("peer not reached", extra={"peer": self._name, "reason": str(error)})
             else:
                 up_since = self._loop.time()
@@ -141,12 +151,14 @@ class ControlLane:
 
     def _report_all(self, lane: Lane) -> None:
         self._lane = lane
+        self._failed = False
         self._sent = self._acknowledged = 0
         lane.send(*self._target.greeting)
         if self._held is None:
+            self.tell(Routes(state=self._state()))
             return
         *before, last = in_frames(self._held())
-        last.whole = True
+        last.whole, last.state = True, self._state()
         for routes in (*before, last):
             self.tell(routes)
 
@@ -167,6 +179,7 @@ class ControlLane:
 
     def lane_closed(self, lane: Lane, error: CarrierError) -> None:
         self._lane = None
+        self._failed = True
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_result(None)

@@ -27,6 +27,7 @@ from portway_proto.v1.lane_pb2 import (
     Routes,
     RoutesHeard,
 )
+from portway_proto.v1.types_pb2 import NodeState
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import PROTOCOL_VERSION
@@ -61,8 +62,8 @@ class MeshEvents(Protocol):
         ...
 
     def routes_received(self, node: str, routes: Routes) -> Sequence[asyncio.Future[None]]:
-        """A node reports tunnels that it holds, or holds no more, and presences. Raises ValueError for what does not
-        have its form.
+        """A node reports tunnels that it holds, or holds no more, presences, and its state. Raises ValueError for
+        what does not have its form.
 
         Returns a future for each raw port that this node is about to listen on, done when it does or cannot.
         """
@@ -323,6 +324,7 @@ class _InboundLane:
             number=sent.number,
             whole=sent.whole,
             presences=sent.presences,
+            state=sent.state if sent.state in NodeState.values() else NodeState.NODE_STATE_UNSPECIFIED,
         )
         listening = self._events.routes_received(self.node, routes)
         if self._raw_labels is not None:

@@ -16,7 +16,7 @@ from portway_carrier.values import ClientTls, DialTarget, SpareSizes
 from portway_proto.records import InvalidRecord, node_record
 from portway_proto.v1.lane_pb2 import Answer, Routes
 from portway_proto.v1.lane_pb2 import Peer as PeerHello
-from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, NodeState, TunnelInfo
 from portway_proto.wire.frames import FrameType
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MESH_ALPN, PROTOCOL_VERSION
@@ -56,13 +56,14 @@ class Peer:
         loaded: LoadedCertificates,
         tasks: Tasks,
         held: Callable[[], Iterable[TunnelInfo | Presence]] | None,
+        state: Callable[[], "NodeState.ValueType"],
     ) -> None:
-        """Dial the node now. `tasks` and `held` are the control lane's."""
+        """Dial the node now. `tasks`, `held` and `state` are the control lane's."""
         self.info = info
         self.pool: Pool = carrier.dialling_pool(
             self._target(loaded, control=False), Side.OPENER, SIZES, self._dial_failed
         )
-        self.control = ControlLane(info.name, carrier, self._target(loaded, control=True), tasks, held)
+        self.control = ControlLane(info.name, carrier, self._target(loaded, control=True), tasks, held, state)
 
     def is_reached_as(self, info: NodeInfo) -> bool:
         """Whether `info` has the address, the server name and the region of this peer."""
@@ -128,6 +129,7 @@ class Peers:
         self._updated: list[Callable[[], None]] = []
         self._peers: dict[str, Peer] = {}
         self._removed: frozenset[str] = frozenset()
+        self._state: NodeState.ValueType = NODE_STATE_READY  # this node's
         self._issued_since: dict[str, int] = {}  # by node: certificates that were issued before this time are refused
 
     def __len__(self) -> int:
@@ -141,6 +143,10 @@ class Peers:
     def subscribe(self, updated: Callable[[], None]) -> None:
         """Call `updated` after each list of a registry."""
         self._updated.append(updated)
+
+    def all(self) -> list[Peer]:
+        """Every node that is known."""
+        return list(self._peers.values())
 
     # One node.
 
@@ -156,6 +162,15 @@ class Peers:
         """Whether the control lane to a node is up."""
         peer = self._peers.get(name)
         return peer is not None and peer.control.up
+
+    def hear_state(self, name: str, state: "NodeState.ValueType") -> None:
+        """A node has told its own state, which counts until a registry lists it anew."""
+        peer = self._peers.get(name)
+        if peer is not None:
+            info = NodeInfo()
+            info.CopyFrom(peer.info)
+            info.state = state
+            peer.info = info
 
     def is_sibling(self, name: str) -> bool:
         """Whether it is a known node of this region."""
@@ -221,7 +236,9 @@ class Peers:
             before.retire()
         # Siblings are told what this node holds; nodes of other regions ask a registry.
         held = self._held if node.region == self._region else None
-        peer = self._peers[node.name] = Peer(node, self._carrier, self._certificates(), self._tasks, held)
+        peer = self._peers[node.name] = Peer(
+            node, self._carrier, self._certificates(), self._tasks, held, lambda: self._state
+        )
         return peer
 
     def certificates_changed(self) -> None:
@@ -235,6 +252,13 @@ class Peers:
         return {name: PeerCounts(peer.control.up, counts.idle, counts.busy) for name, peer, counts in lanes}
 
     # Several nodes at once.
+
+    def tell_state(self, state: "NodeState.ValueType") -> None:
+        """This node's state: reported to every node now, if it has changed, and to each that is reached later."""
+        if state != self._state:
+            self._state = state
+            for peer in self._peers.values():
+                peer.control.tell(Routes(state=state))
 
     def tell_siblings(self, routes: Routes) -> None:
         """Report a change to the nodes of this region, so that a new name works there at once."""

@@ -62,6 +62,8 @@ class PeerRequests:
         """Statements are kept, and checked when they are of use. What a node holds is heard of siblings alone; what it
         holds no more is believed of any node about itself."""
         sender, listening = Sender(NODE, node), []
+        if routes.state:
+            self._peers.hear_state(node, routes.state)
         is_sibling = self._peers.is_sibling(node)
         for presence in map(read_presence, routes.presences):
             label = self._routes.hear_presence(sender, presence)

@@ -10,6 +10,7 @@ from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
     EVICTION_REASON_QUOTA,
     ClusterSettings,
+    DnsRecords,
     Eviction,
     Probe,
     Reachability,
@@ -59,6 +60,7 @@ class MessageHandler:
         removed: Callable[[str], None],
         keys_learned: Callable[[], None],
         authorities_learned: Callable[[bytes, str], None],
+        dns_records: Callable[[DnsRecords], None],
     ) -> None:
         """
         reached: called when a registry can be asked, for the first time or again.
@@ -67,6 +69,7 @@ class MessageHandler:
         removed: called with the reason when the cluster admits this node no more.
         keys_learned: called when grants are verified with other keys than before.
         authorities_learned: called with the CAs to trust (PEM), and the id of the one that issues.
+        dns_records: called with each part of a list of DNS records.
         """
         self._grants = grants
         self._sessions = sessions
@@ -82,6 +85,7 @@ class MessageHandler:
         self._removed = removed
         self._keys_learned = keys_learned
         self._authorities_learned = authorities_learned
+        self._dns_records = dns_records
         self._listed = PeersMessage()  # as far as it has come
         # Set once clients' grants can be verified: before that no client can use the node.
         self.ready = asyncio.Event()
@@ -121,6 +125,8 @@ class MessageHandler:
                 _log_reachability(message.reachability)
             case "port_owners":
                 self._learn_owners(message.port_owners)
+            case "dns_records":
+                self._dns_records(message.dns_records)
             case "evictions":
                 for eviction in message.evictions.evictions:
                     self._evict(eviction)

@@ -1,7 +1,7 @@
 """The outbox: what a registry is still to be sent. Parts of the node put into it, the stream takes from it.
 
-Here: changes of tunnels gathered into batches, the whole state after each registration, probe results, a changed state.
-Not here: the stream (stream.py). Opening a tunnel never waits for any of this.
+Here: changes of tunnels gathered into batches, the whole state after each registration, probe results, a changed state,
+the version of DNS records. Not here: the stream (stream.py). Opening a tunnel never waits for any of this.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ class Outbox:
         self._batch = 0
         self._probed: list[Probed] = []
         self._state_changed = False
+        self._dns_held: int | None = None
         self.filled = asyncio.Event()
 
     def bound(self, tunnel: Tunnel) -> None:
@@ -59,6 +60,11 @@ class Outbox:
         self._probed.append(result)
         self.filled.set()
 
+    def dns_held(self, version: int) -> None:
+        """Report that DNS queries are answered by the records of this version."""
+        self._dns_held = version
+        self.filled.set()
+
     def whole(self, live: Iterable[Tunnel]) -> Announce:
         """Everything that is held now: the first batch of a registration. Changes are gathered from here on."""
         self._registered = True
@@ -83,6 +89,11 @@ class Outbox:
         """The oldest probe result; None without one."""
         return self._probed.pop(0) if self._probed else None
 
+    def take_dns_held(self) -> int | None:
+        """The version to report now; None from then on."""
+        version, self._dns_held = self._dns_held, None
+        return version
+
     def take_state_changed(self) -> bool:
         """Whether the state is to be reported now; False from then on."""
         changed, self._state_changed = self._state_changed, False
@@ -91,6 +102,7 @@ class Outbox:
     def disconnected(self) -> None:
         """Keep no changes until the next `whole`."""
         self._registered = False
+        self._dns_held = None
         self._forget()
 
     def _forget(self) -> None:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import grpc
 from grpc import aio
-from portway_proto.v1.mesh_pb2 import KeepAlive, NodeMessage, Register, Registered, RegistryMessage, TokensHeld
+from portway_proto.v1.mesh_pb2 import DnsHeld, KeepAlive, NodeMessage, Register, Registered, RegistryMessage, TokensHeld
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.backoff import Backoff
@@ -283,6 +283,8 @@ class RegistryStream:
                     await stream.write(NodeMessage(tokens_held=held))
                 while (probed := self._outbox.take_probed()) is not None:
                     await stream.write(NodeMessage(probed=probed))
+                if (version := self._outbox.take_dns_held()) is not None:
+                    await stream.write(NodeMessage(dns_held=DnsHeld(version=version)))
                 if self._outbox.take_state_changed() or closing or self._clock() >= due:
                     due = self._clock() + max(_SHORTEST_INTERVAL, self._lease.lease_seconds / KEEP_ALIVES_A_LEASE)
                     await stream.write(NodeMessage(keep_alive=self._keep_alive()))
@@ -331,4 +333,6 @@ class RegistryStream:
             authorities=node.authorities,
             certificate_authority=node.certificate_authority,
             unaware_clients=node.unaware_clients,
+            dns=node.dns,
+            zones=node.zones,
         )

@@ -3,14 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from portway_proto.v1.mesh_pb2 import EVICTION_REASON_SUPERSEDED, NodeMessage, Register, RegistryMessage
+from portway_proto.v1.mesh_pb2 import (
+    EVICTION_REASON_SUPERSEDED,
+    DnsHeld,
+    KeepAlive,
+    NodeMessage,
+    Register,
+    RegistryMessage,
+)
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
 from portway_proto.wire.statements import SigningKey
 from portway_registry.access.grant_keys import make_first_key, new_key
 from portway_registry.access.grants import Grants
+from portway_registry.dns.board import DnsBoard
 from portway_registry.errors import CertificateUntrusted, Replaced
 from portway_registry.nodes import peer_lists
 from portway_registry.nodes.hub import Hub
@@ -18,12 +27,12 @@ from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.pki.signing import new_key as key_pair
 from portway_registry.state import keys
-from portway_registry.state.records import PortBlockRecord, encode
+from portway_registry.state.records import PortBlockRecord, StaticRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.store.contract import LeaseId
 from portway_registry.tunnels.quota import Quota
 from portway_testkit.clusters.registry import node_info, tunnel_info
-from portway_testkit.clusters.views import ViewedStore
+from portway_testkit.clusters.views import ViewedStore, shows
 from portway_testkit.signers import label_of
 
 PATIENCE = 10.0
@@ -35,12 +44,12 @@ NOW = 1_800_000_000_000
 class Node:
     """A stream's two ends: what the node says, and what it hears."""
 
-    def __init__(self, hub: Hub, name: str, certificate: bytes = b"") -> None:
+    def __init__(self, hub: Hub, name: str, certificate: bytes = b"", **info: Any) -> None:
         self._hub = hub
         self._requests: asyncio.Queue[NodeMessage] = asyncio.Queue()
         self._changed = asyncio.Event()
         self.heard: list[RegistryMessage] = []
-        register = Register(node=node_info(name, state=0))
+        register = Register(node=node_info(name, state=0, **info))
         self.task = asyncio.ensure_future(hub.serve(register, self._say(), self._write, certificate=certificate))
 
     async def until(self, kind: str, number: int = 1) -> RegistryMessage:
@@ -50,6 +59,9 @@ class Node:
                 self._changed.clear()
                 await self._changed.wait()
         return found[number - 1]
+
+    def say(self, **message: Any) -> None:
+        self._requests.put_nowait(NodeMessage(**message))
 
     async def stop(self) -> None:
         self.task.cancel()
@@ -81,6 +93,7 @@ async def hub(cluster: ViewedStore) -> AsyncIterator[Hub]:
         authority=ClusterAuthority(SIGNER.pem, SIGNER),
         lease_seconds=60,
         on_failure=failures.append,
+        dns=DnsBoard(cluster.views, domain="tunnels.example", registry_name=""),
     )
     hub.start()
     yield hub
@@ -89,8 +102,8 @@ async def hub(cluster: ViewedStore) -> AsyncIterator[Hub]:
 
 
 @asynccontextmanager
-async def node(hub: Hub, name: str) -> AsyncIterator[Node]:
-    node = Node(hub, name)
+async def node(hub: Hub, name: str, **info: Any) -> AsyncIterator[Node]:
+    node = Node(hub, name, **info)
     try:
         await node.until("registered")
         yield node
@@ -275,3 +288,38 @@ async def test_nodes_know_whose_their_region_s_ports_are(cluster: ViewedStore, h
         assert owners(await one.until("port_owners", 2)) == [(20_032, 20_095, "fra-1"), (20_096, 20_159, "fra-2")]
         await put_block(cluster, "fra", 20_032, "fra-3")
         assert owners(await one.until("port_owners", 3))[0] == (20_032, 20_095, "fra-3")
+
+
+async def test_nodes_that_answer_dns_are_told_its_records(hub: Hub, cluster: ViewedStore) -> None:
+    """When they register and at each change; those that do not answer hear nothing of them."""
+    async with node(hub, "fra-1", dns=True) as one, node(hub, "fra-2") as two:
+        first = (await one.until("dns_records")).dns_records
+        assert (list(first.records), first.registry_name) == ([], "tunnels.example")
+        record = StaticRecord("a.tunnels.example", "TXT", 60, '"x"')
+        await cluster.store.put(keys.dns_record("1"), encode(record))
+        second = (await one.until("dns_records", 2)).dns_records
+        assert [(record.name, record.type, record.ttl, record.data) for record in second.records] == [
+            ("a.tunnels.example", "TXT", 60, '"x"')
+        ]
+        assert second.version > first.version
+        await two.until("peers", 2)
+        assert not any(message.HasField("dns_records") for message in two.heard)
+
+
+async def test_a_node_that_begins_to_answer_dns_is_told(hub: Hub) -> None:
+    async with node(hub, "fra-1") as one:
+        one.say(keep_alive=KeepAlive(dns=True))
+        await one.until("dns_records")
+
+
+async def test_which_version_a_node_has_is_in_its_record(hub: Hub, cluster: ViewedStore) -> None:
+    """By its word on this stream alone: every replica waits for it before a certificate authority is told to look."""
+    async with node(hub, "fra-1", dns=True, dns_version=99) as one:
+        version = (await one.until("dns_records")).dns_records.version
+        await cluster.settle()
+        stored = cluster.views.nodes.get("fra-1")
+        assert stored is not None
+        assert stored.dns_version == 0
+        one.say(dns_held=DnsHeld(version=version))
+        nodes = cluster.views.nodes
+        await shows(nodes, lambda: [node.dns_version for node in nodes.values()] == [version])

@@ -14,6 +14,7 @@ def test_counts_are_all_that_is_left_out() -> None:
     full.clock_ahead_s = 7
     full.grant_keys[:] = ["1"]
     full.certificate_authority = "0123456789abcdef"
+    full.dns_version = 8
     assert without_counts(full) == node_info("a", max_sessions=4)
     assert full.sessions == 1
 
@@ -32,6 +33,10 @@ def test_counts_are_all_that_is_left_out() -> None:
         ({"grant_keys": ["1"]}, {"grant_keys": ["1", "2"]}, True),
         ({}, {"authorities": ["0123456789abcdef"]}, True),
         ({}, {"clock_ahead_s": -60}, True),
+        ({}, {"addresses": ["192.0.2.1"]}, True),
+        ({"zones": ["a.example"]}, {"zones": ["a.example", "b.example"]}, True),
+        ({}, {"dns": True}, True),
+        ({"dns_version": 7}, {"dns_version": 8}, True),
         ({"clock_ahead_s": 7_200}, {"clock_ahead_s": 7_201}, False),
         ({"clock_ahead_s": 7_200}, {"clock_ahead_s": 7_260}, True),
         ({"state": NODE_STATE_READY}, {"state": NODE_STATE_DRAINING}, True),

@@ -3,7 +3,15 @@
 import asyncio
 
 import pytest
-from portway_proto.v1.mesh_pb2 import ClusterSettings, Eviction, Peers, PortOwners, Registered, RegistryMessage
+from portway_proto.v1.mesh_pb2 import (
+    ClusterSettings,
+    DnsRecords,
+    Eviction,
+    Peers,
+    PortOwners,
+    Registered,
+    RegistryMessage,
+)
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import MAX_CLAIM
 from portway_registry.nodes import outbox as outbox_module
@@ -20,12 +28,13 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox.announced(1)
     outbox.evict([Eviction(label="a")])
     outbox.port_owners(PortOwners())
+    outbox.dns_records((DnsRecords(), DnsRecords(part=1)))
     outbox.peers((Peers(),))
     outbox.revoke(["t"])
     outbox.settings(ClusterSettings())
     outbox.registered(Registered(lease_id=1))
-    order = ["registered", "settings", "revocations", "peers", "port_owners", "evictions", "announced"]
-    assert kinds(await outbox.take()) == order
+    first = ["registered", "settings", "revocations", "peers", "port_owners"]
+    assert kinds(await outbox.take()) == [*first, "dns_records", "dns_records", "evictions", "announced"]
 
 
 async def test_what_is_told_whole_is_told_in_its_last_state() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trustme
 from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
-from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, TunnelInfo
 from portway_proto.wire.statements import sign_presence
 from portway_relay.mesh import peers as peers_module
 from portway_testkit.links.carrier_link import until
@@ -252,3 +252,42 @@ async def test_those_that_were_entered_at_are_told_of_the_end(make: Make) -> Non
     await until(lambda: bool(far.heard))
     assert far.heard == [("one", Routes(gone=[gone]))]
     assert not any(routes.gone for _, routes in two.heard + other.heard)
+
+
+async def test_every_node_is_told_this_ones_state(make: Make) -> None:
+    """Of whatever region, when it is reached and at each change, so that it is known with no registry there."""
+    one, two, far = make("one"), make("two"), make("far", "iad")
+    one.update_peers([two.info, far.info])
+    await until(lambda: all(node.states == [("one", NODE_STATE_READY)] for node in (two, far)))
+    one.peers.tell_state(NODE_STATE_READY)
+    one.peers.tell_state(NODE_STATE_DRAINING)
+    await until(lambda: all(node.states[1:] == [("one", NODE_STATE_DRAINING)] for node in (two, far)))
+    far.drop_lanes()
+    await until(lambda: len(far.states) == 3)
+    assert far.states[2] == ("one", NODE_STATE_DRAINING)
+
+
+async def test_a_node_has_the_state_that_it_told_until_it_is_listed_anew(make: Make) -> None:
+    one, two = make("one"), make("two")
+    one.update_peers([two.info])
+    one.peers.hear_state("two", NODE_STATE_DRAINING)
+    one.peers.hear_state("unknown", NODE_STATE_DRAINING)
+    assert [peer.info.state for peer in one.peers.all()] == [NODE_STATE_DRAINING]
+    assert two.info.state != NODE_STATE_DRAINING
+    info = two.info
+    info.state = NODE_STATE_READY
+    one.update_peers([info])
+    assert [peer.info.state for peer in one.peers.all()] == [NODE_STATE_READY]
+
+
+async def test_a_node_is_lost_once_it_was_not_reached(make: Make) -> None:
+    """Not while it is dialled for the first time: a node that has just started knows nothing bad of any other."""
+    one, two, three = make("one"), make("two"), make("three")
+    gone = three.info
+    await three.stop()
+    one.update_peers([two.info, gone])
+    assert [peer.control.lost for peer in one.peers.all()] == [False, False]
+    await until(lambda: [peer.control.lost for peer in one.peers.all()] == [False, True])
+    await until(lambda: one.peers.answers("two"))
+    await two.stop()
+    await until(lambda: [peer.control.lost for peer in one.peers.all()] == [True, True])

@@ -14,6 +14,7 @@ from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_UNSPECIFIED,
     CertifiedSince,
     ClusterSettings,
+    DnsRecords,
     Eviction,
     Evictions,
     GrantKey,
@@ -151,6 +152,7 @@ class News:
         self.removals: list[str] = []
         self.keys_told = 0
         self.authorities: list[tuple[bytes, str]] = []
+        self.dns_records: list[DnsRecords] = []
         fakes: Any = self
         self.handler = MessageHandler(
             fakes.grants,
@@ -167,6 +169,7 @@ class News:
             self.removals.append,
             self._keys_learned,
             lambda cluster_ca, issuer: self.authorities.append((cluster_ca, issuer)),
+            self.dns_records.append,
         )
 
     def _keys_learned(self) -> None:
@@ -277,6 +280,13 @@ async def test_grants_are_judged_by_whether_a_registry_is_there(news: News) -> N
     assert len(news.reached) == 1
     assert news.grants.registry_away
     assert news.ports.away
+
+
+async def test_dns_records_are_passed_on_part_by_part(news: News) -> None:
+    parts = [DnsRecords(version=7, more=True), DnsRecords(version=7, part=1)]
+    for part in parts:
+        news.hear(dns_records=part)
+    assert news.dns_records == parts
 
 
 async def test_whose_the_raw_ports_are_is_taken_up(news: News) -> None:

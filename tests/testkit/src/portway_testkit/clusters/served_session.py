@@ -67,6 +67,7 @@ class Running:
             certificate=b"",
             still_current=self._still_current,
             on_probed=lambda probed: None,
+            on_dns=lambda: None,
             invalid_tokens=self._invalid_tokens,
         )
         self.heard: list[RegistryMessage] = []

@@ -1,10 +1,14 @@
 """A store with a replica's views of it, and waiting until they show what the store has."""
 
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.statements import read_presence
 from portway_registry.state import keys
 from portway_registry.state.records import Role, TenantRecord, TokenRecord, encode
-from portway_registry.state.views import Views
+from portway_registry.state.views import View, Views
 from portway_registry.store.contract import Store
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.store.mirror import Mirror
@@ -27,6 +31,8 @@ class ViewedStore:
             views.grant_keys,
             views.replicas,
             views.port_blocks,
+            views.orders,
+            views.dns,
             views.presences,
         ):
             await settle(self.store, view.mirror)
@@ -61,3 +67,16 @@ async def settle(store: Store, *mirrors: Mirror) -> None:
         listed = {entry.key for entry in (await store.list(mirror.prefix)).entries}
         for key in listed | set(mirror.entries):
             await mirror.caught_up(key)
+
+
+async def shows(view: View[Any], condition: Callable[[], object]) -> None:
+    """Wait until `condition()` is true, which is looked at after each change of the view; 10 s at most."""
+    changed = asyncio.Event()
+    unsubscribe = view.subscribe(lambda old, new: changed.set())
+    try:
+        async with asyncio.timeout(10):
+            while not condition():
+                changed.clear()
+                await changed.wait()
+    finally:
+        unsubscribe()

@@ -14,7 +14,7 @@ import trustme
 from portway_carrier.python import PythonCarrier
 from portway_carrier.values import Limits, ServerTls
 from portway_proto.v1.lane_pb2 import Answer, Routes
-from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import NodeInfo, NodeState, TunnelInfo
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_proto.wire.statements import Presence
@@ -55,6 +55,7 @@ class Node:
         self.holds: dict[str, TunnelInfo] = {}
         self.closed: dict[str, int] = {}
         self.heard: list[tuple[str, Routes]] = []
+        self.states: list[tuple[str, NodeState.ValueType]] = []  # of others, with their names, as they told them
         self.strangers: set[str] = set()
         self.wholes: list[tuple[str, set[str]]] = []
         self.presences: dict[str, bytes] = {}  # by label, of what it answers
@@ -108,7 +109,11 @@ class Node:
         return self.peers.refusal(identity)
 
     def routes_received(self, node: str, routes: Routes) -> "list[asyncio.Future[None]]":
-        self.heard.append((node, routes))
+        if routes.state:
+            self.states.append((node, routes.state))
+            routes.ClearField("state")
+        if routes != Routes():
+            self.heard.append((node, routes))
         return list(self.listening)
 
     def is_known(self, node: str) -> bool:

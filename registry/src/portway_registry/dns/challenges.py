@@ -1,0 +1,79 @@
+"""Proofs of control of a name, which a certificate authority looks for in DNS (RFC 8555, section 8.4).
+
+Here: publishing one until every name server answers by it, and taking it back. Not here: the order that needs it.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from portway_registry.state import keys
+from portway_registry.state.records import ChallengeRecord, encode
+from portway_registry.state.views import Views
+from portway_registry.store.contract import Revision, Store
+
+logger = logging.getLogger(__name__)
+
+# Seconds for which name servers are waited for: one that is silent is known to be after that.
+PUBLISHED_WITHIN: Final = 15.0
+
+
+class Challenges:
+    """The proofs of a cluster, at whichever replica they were published."""
+
+    def __init__(
+        self, store: Store, views: Views, now_ms: Callable[[], int], *, within: float = PUBLISHED_WITHIN
+    ) -> None:
+        self._store = store
+        self._views = views
+        self._now_ms = now_ms
+        self._within = within
+
+    async def publish(self, name: str, value: str) -> None:
+        """Answer TXT queries for `name`, fully qualified, by `value`, beside the values that it has already.
+
+        Returns once every live node that answers DNS has said that it does by this, at whichever replica it is; after
+        15 s at most, with a warning that names the others. Raises StoreUnavailable. Cancelled, it may be published.
+        """
+        name = name.rstrip(".").lower()
+        record = ChallengeRecord(name, value, self._now_ms())
+        key = keys.challenge(_id_of(name, value))
+        await self._store.put(key, encode(record))
+        entry = await self._store.get(key)
+        if entry is None:  # taken back already
+            return
+        lacking = await self._until_held(entry.modified)
+        if lacking:
+            logger.warning(
+                "a proof for a certificate is not answered everywhere yet", extra={"nodes": ", ".join(lacking)}
+            )
+        elif not any(node.dns for node in self._views.nodes.values()):
+            logger.warning("a proof for a certificate is published, and no node answers DNS", extra={"proves": name})
+
+    async def withdraw(self, name: str, value: str) -> None:
+        """Answer by `value` no more. May be called again, and for what was never published. Raises StoreUnavailable."""
+        await self._store.delete(keys.challenge(_id_of(name.rstrip(".").lower(), value)))
+
+    async def _until_held(self, revision: Revision) -> list[str]:
+        """Wait until all nodes that answer DNS have the records of this revision; those that have not in time."""
+        changed = asyncio.Event()
+        unsubscribe = self._views.nodes.subscribe(lambda old, new: changed.set())
+        try:
+            async with asyncio.timeout(self._within):
+                while self._lacking(revision):
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            unsubscribe()
+        return self._lacking(revision)
+
+    def _lacking(self, revision: Revision) -> list[str]:
+        return sorted(node.name for node in self._views.nodes.values() if node.dns and node.dns_version < revision)
+
+
+def _id_of(name: str, value: str) -> str:
+    return hashlib.sha256(f"{name} {value}".encode()).hexdigest()[:32]
