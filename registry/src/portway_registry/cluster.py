@@ -20,6 +20,9 @@ from portway_registry.access.bootstrap import bootstrap
 from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.access.grant_keys import GrantKeys
 from portway_registry.access.grants import Grants
+from portway_registry.acme.held import HeldCertificates
+from portway_registry.acme.open import open_held
+from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.config import Config
 from portway_registry.dns.board import DnsBoard
 from portway_registry.dns.challenges import Challenges
@@ -71,11 +74,14 @@ class Cluster:
     now_ms: Callable[[], int]
     dns: DnsBoard
     challenges: Challenges
+    replica_id: str
+    obtained: HeldCertificates | None  # None when the settings name no ACME server, and so is the next
+    wrapping: WrappingKey | None
 
 
 async def open_cluster(
     config: Config,
-    public: CertificateFiles,
+    public: CertificateFiles | None,
     configured: ClusterAuthority | None,
     tasks: Tasks,
     closing: Closing,
@@ -84,8 +90,8 @@ async def open_cluster(
 ) -> Cluster:
     """Open the store, in which the first start of a cluster creates what is missing, and start all that follows it.
 
-    public: the certificate of the public port. configured: the CA of the settings, if they name one. Waits while the
-    store cannot be reached. Raises ConfigError and StoreError.
+    public: the certificate of the public port, if it is from files. configured: the CA of the settings, if they name
+    one. Waits while the store cannot be reached. Raises ConfigError and StoreError.
     """
     store = open_store(config.store_spec(), on_failure=on_failure)
     closing.append(store.close)
@@ -100,6 +106,12 @@ async def open_cluster(
     await _once_reachable(views.start)
     if not authority.from_files:
         closing.append(calling(authority.follow(views.authority)))
+    wrapping: WrappingKey | None = None
+    obtained: HeldCertificates | None = None
+    if config.acme_directory is not None:
+        wrapping, held = await _once_reachable(lambda: open_held(config, store, views, utc_now))
+        closing.append(calling(held.start()))
+        obtained = held
     limits = TunnelLimits(views.tokens, views.tenants, default=config.max_tunnels)
     grants = Grants(settings.cluster_id, views.grant_keys, limits, now_ms)
     quota = Quota(limits, views.tunnels)
@@ -117,6 +129,7 @@ async def open_cluster(
         on_failure=on_failure,
         dial=dialler(lambda: trusted.certificate, config.dialled_scopes()) if config.check_addresses == "yes" else None,
         dns=board,
+        certificates=obtained,
     )
     hub.start()
     closing.append(hub.close)
@@ -126,7 +139,7 @@ async def open_cluster(
     rotation = AuthorityRotation(store, views, authority, audit, now_ms, certificate_life_ms=life * 1000)
     failed = FailedAuthentications(audit)
     upkeep = DnsUpkeep(store, views, now_ms)
-    await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
+    replica_id = await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
     tasks.spawn(grant_keys.run(), name="rotate grant keys")
     tasks.spawn(rotation.run(), name="rotate the CA")
     tasks.spawn(audit.keep_trimmed(), name="trim the audit")
@@ -149,6 +162,9 @@ async def open_cluster(
         now_ms,
         board,
         Challenges(store, views, now_ms),
+        replica_id,
+        obtained,
+        wrapping,
     )
 
 
@@ -160,8 +176,8 @@ async def _join_replicas(
     mesh_certificate: PortCertificate,
     closing: Closing,
     on_failure: Callable[[BaseException], None],
-) -> None:
-    """Tell the other replicas that this one lives, and what it knows."""
+) -> str:
+    """Tell the other replicas that this one lives, and what it knows; returns its id."""
     replica_id, started = new_replica_id(), now_ms()
 
     def describe() -> ReplicaRecord:
@@ -182,6 +198,7 @@ async def _join_replicas(
     closing.append(calling(authority.subscribe(replica.changed)))
     replica.changed()
     keeping.spawn(replica.run(), name="keep it")
+    return replica_id
 
 
 async def _published(replica: Replica) -> None:

@@ -17,7 +17,7 @@ from portway_runtime.errors import SettingsError
 from portway_runtime.settings import CONFIG, Setting, SettingTable, flag, one_of, whole_number
 
 from portway_registry.errors import ConfigError
-from portway_registry.names import check_domain
+from portway_registry.names import check_domain, names_a_tunnel
 from portway_registry.store.spec import EmbeddedSpec, StoreSpec, parse_store
 
 _LISTEN: Final = Endpoint("::", 7400)
@@ -44,6 +44,12 @@ def _advertised_address(text: str) -> Endpoint:
     return address
 
 
+def _https_url(text: str) -> str:
+    if not text.startswith("https://") or len(text) <= len("https://") or not text.isprintable() or " " in text:
+        raise ValueError("use a URL that begins with https://")
+    return text
+
+
 SETTINGS: Final = SettingTable(
     "portway-registry serve",
     "PORTWAY_REGISTRY_",
@@ -64,8 +70,13 @@ SETTINGS: Final = SettingTable(
             "address to serve operators at (TLS), who are then not served at --listen; by default they are",
             _ADDRESS,
         ),
-        Setting("tls_cert", Path, "certificate (PEM) of the port for clients and operators; required", _FILE),
-        Setting("tls_key", Path, "its private key (PEM); required", _FILE),
+        Setting(
+            "tls_cert",
+            Path,
+            "certificate (PEM) of the port for clients and operators; required without --acme-directory",
+            _FILE,
+        ),
+        Setting("tls_key", Path, "its private key (PEM)", _FILE),
         Setting(
             "mesh_tls_cert",
             Path,
@@ -95,6 +106,30 @@ SETTINGS: Final = SettingTable(
             "the domain of the cluster's tunnels; a node that serves another one is refused. Without it each node's "
             "own word counts",
             "DOMAIN",
+        ),
+        Setting(
+            "registry_name",
+            check_domain,
+            "the name at which clients and operators reach the registries; by default that of --domain",
+            "NAME",
+        ),
+        Setting(
+            "acme_directory",
+            _https_url,
+            "the ACME server from which certificates for --registry-name and for all regions are obtained, whose terms "
+            "of service you agree to with this, such as https://acme-v02.api.letsencrypt.org/directory; needs --domain",
+            "URL",
+        ),
+        Setting("acme_email", str, "an address for the ACME server's account", "ADDRESS"),
+        Setting("acme_ca", Path, "the CA (PEM) of the ACME server's own certificate; by default the usual ones", _FILE),
+        Setting("acme_eab_key_id", str, "the key id of an external account binding", "ID"),
+        Setting("acme_eab_key_file", Path, "a file with its HMAC key (base64url)", _FILE),
+        Setting(
+            "acme_key_file",
+            Path,
+            "the file of the key that encrypts private keys in the store; made when missing, and the same for each "
+            "registry (by default PATH.acme-key with embedded:PATH)",
+            _FILE,
         ),
         Setting("store", str, "embedded:PATH, embedded:memory, or etcd:URL[,URL...]", "STORE"),
         Setting("etcd_ca", Path, "the CA (PEM) that issued etcd's certificate", _FILE),
@@ -170,6 +205,13 @@ class Config:
     cluster_ca_key: Path | None = None
     node_certificate_seconds: int = 172_800
     domain: str | None = None
+    registry_name: str | None = None
+    acme_directory: str | None = None
+    acme_email: str | None = None
+    acme_ca: Path | None = None
+    acme_eab_key_id: str | None = None
+    acme_eab_key_file: Path | None = None
+    acme_key_file: Path | None = None
     store: str = "embedded:portway-registry.db"
     etcd_ca: Path | None = None
     etcd_cert: Path | None = None
@@ -215,6 +257,34 @@ class Config:
         if isinstance(spec, EmbeddedSpec) and spec.path is not None:
             return spec.path.with_name(f"{spec.path.name}.admin-token")
         return None
+
+    def own_name(self) -> str:
+        """The registries' own name, at which clients and operators reach them; there is a domain."""
+        assert self.domain is not None
+        return self.registry_name or self.domain
+
+    def wrapping_key_file(self) -> Path:
+        """The file of the key that wraps private keys. Raises ConfigError when the settings name none and the store has
+        no file either."""
+        if self.acme_key_file is not None:
+            return self.acme_key_file
+        spec = self.store_spec()
+        if isinstance(spec, EmbeddedSpec) and spec.path is not None:
+            return spec.path.with_name(f"{spec.path.name}.acme-key")
+        raise ConfigError("--acme-key-file FILE is required with --acme-directory: the same file for each registry")
+
+    def check_acme(self) -> None:
+        """Raise ConfigError for settings of ACME that cannot work."""
+        name, domain = self.registry_name, self.domain
+        if name is not None and domain is not None and names_a_tunnel(name, domain):
+            raise ConfigError(f"--registry-name {name} may be a tunnel's name: choose one above the regions")
+        if self.acme_directory is None:
+            return
+        if domain is None:
+            raise ConfigError("--domain is required with --acme-directory: certificates are for names below it")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("--tls-cert and --tls-key go together: give both, or neither to have one obtained")
+        self.wrapping_key_file()
 
     def required_file(self, key: str) -> NamedFile:
         """The file of a setting that must be given, named by its flag in errors. Raises ConfigError."""

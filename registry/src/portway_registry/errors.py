@@ -31,6 +31,7 @@ RegistryError
 │   ├── MessageLate        a call's message does not come
 │   ├── FellSilent         a node sends nothing though its stream is open
 │   └── FellBehind         a watcher does not read
+├── AcmeFailed             an ACME server refused a request, or did not answer
 └── PkiError               a certificate or key that cannot be made, read or trusted
 
 Callers of the services get a gRPC status in place of an exception, by the table in services/error_status.py.
@@ -74,6 +75,19 @@ class Compacted(StoreError):
 
 class PkiError(RegistryError):
     """A certificate or key that cannot be made, read or trusted."""
+
+
+class AcmeFailed(RegistryError):
+    """An ACME server refused a request, cannot be reached, or its certificate cannot be used. The text is one line.
+
+    `code` is the protocol's error type, "" without one; `retry_after` the seconds for which the server wants no further
+    try, 0 when it says nothing.
+    """
+
+    def __init__(self, reason: str, *, code: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.retry_after = retry_after
 
 
 class CallError(RegistryError):

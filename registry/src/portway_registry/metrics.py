@@ -5,6 +5,7 @@ Plain integers that are read at each scrape. No tunnel's label, token or address
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from grpc import StatusCode
 from prometheus_client import CollectorRegistry
@@ -28,6 +29,16 @@ class CallCounts:
         self.by_method[method, code.name] += 1
 
 
+@dataclass(frozen=True, slots=True)
+class AcmeCounts:
+    """Certificates that the registry obtains: failures since the last success by zone, what this replica has done, and
+    whether it is its turn."""
+
+    failures: Mapping[str, int]
+    outcomes: Mapping[str, int]
+    has_turn: bool
+
+
 class _Cluster(Collector):
     def __init__(
         self,
@@ -37,7 +48,9 @@ class _Cluster(Collector):
         reports: Reports,
         fronts: Mapping[str, Front],
         certificate_ends: Mapping[str, float],
+        acme: AcmeCounts | None,
     ) -> None:
+        self._acme = acme
         self._certificate_ends = certificate_ends
         self._fronts = fronts
         self._calls = calls
@@ -61,6 +74,8 @@ class _Cluster(Collector):
             labels=("certificate",),
         )
         yield _filled(ends, (((name,), end) for name, end in self._certificate_ends.items()))
+        if self._acme is not None:
+            yield from _acme(self._acme)
         reported = CounterMetricFamily(
             "portway_registry_round_trips_reported", "round trips that clients reported", labels=("outcome",)
         )
@@ -84,6 +99,22 @@ class _Cluster(Collector):
         yield from (accepted, stages, ended)
 
 
+def _acme(counts: AcmeCounts) -> Iterator[Metric]:
+    failing = GaugeMetricFamily(
+        "portway_registry_certificate_failures",
+        "tries to obtain or renew a certificate that failed since the last success",
+        labels=("zone",),
+    )
+    yield _filled(failing, (((zone,), number) for zone, number in counts.failures.items()))
+    done = CounterMetricFamily(
+        "portway_registry_certificate_orders", "what this registry's tries came to", labels=("outcome",)
+    )
+    yield _filled(done, (((outcome,), number) for outcome, number in counts.outcomes.items()))
+    yield GaugeMetricFamily(
+        "portway_registry_certificate_turn", "whether this registry obtains certificates now", value=counts.has_turn
+    )
+
+
 def _filled(
     family: CounterMetricFamily | GaugeMetricFamily, numbers: Iterable[tuple[tuple[str, ...], float]]
 ) -> Metric:
@@ -100,9 +131,10 @@ def exposition(
     reports: Reports,
     fronts: Mapping[str, Front],
     certificate_ends: Mapping[str, float],
+    acme: AcmeCounts | None = None,
 ) -> bytes:
     """The page that Prometheus scrapes; `fronts` of the ports, by the settings that name their addresses.
-    `certificate_ends`: Unix times."""
+    `certificate_ends`: Unix times. `acme`: None when no certificates are obtained."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Cluster(calls, views, hub, reports, fronts, certificate_ends))
+    registry.register(_Cluster(calls, views, hub, reports, fronts, certificate_ends, acme))
     return generate_latest(registry)

@@ -1,12 +1,13 @@
 """The forms of names that people choose: nodes, regions, tenants, domains.
 
-Here: which names are valid, and the error for one that is not. Not here: tunnels' labels.
+Here: which names are valid, and the error for one that is not. Not here: what tunnels' labels are.
 """
 
 import ipaddress
 import re
 from typing import Final
 
+from portway_proto.wire.labels import is_label
 from portway_runtime.identities import DNS_LABEL
 
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -53,3 +54,11 @@ def check_tenant(name: str) -> str:
     if not _TENANT.fullmatch(name):
         raise ValueError(f"{name!r} is not a tenant name: use letters, digits and . _ @ -, at most 64")
     return name
+
+
+def names_a_tunnel(name: str, domain: str) -> bool:
+    """Whether a host name may be a tunnel's, or lies below one: it has a label in front of a region's zone."""
+    if not name.endswith(f".{domain}"):
+        return False
+    before = name.removesuffix(f".{domain}").split(".")
+    return len(before) > 1 and any(map(is_label, before))

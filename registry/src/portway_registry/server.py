@@ -27,11 +27,16 @@ from portway_runtime.threads import GRPC_THREADS, demand_threads
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenants
 from portway_registry.access.tokens import Tokens
+from portway_registry.acme.held import OwnNameCertificate
+from portway_registry.acme.open import Obtaining, make_obtaining, server_settings
+from portway_registry.acme.operator_wishes import OperatorWishes
+from portway_registry.acme.ordering import Challenges
+from portway_registry.acme.server_calls import ServerSettings
 from portway_registry.cluster import Closing, Cluster, calling, open_cluster
 from portway_registry.config import Config
 from portway_registry.dns.static_records import StaticRecords
 from portway_registry.errors import ConfigError
-from portway_registry.metrics import CallCounts, exposition
+from portway_registry.metrics import AcmeCounts, CallCounts, exposition
 from portway_registry.nodes.certificates import require_current
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority, reload_configured
@@ -74,9 +79,17 @@ _LOAD_AGAIN: Final = 30.0
 class Registry:
     """One replica. Needs a running loop; several may run in one process."""
 
-    def __init__(self, config: Config, *, on_failure: Callable[[BaseException], None] | None = None) -> None:
-        """`on_failure` is called when a background part failed: the replica should be stopped then."""
+    def __init__(
+        self,
+        config: Config,
+        *,
+        on_failure: Callable[[BaseException], None] | None = None,
+        challenges: Challenges | None = None,
+    ) -> None:
+        """`on_failure` is called when a background part failed: the replica should be stopped then. `challenges`: who
+        answers an ACME server's questions to DNS; by default the cluster's own servers."""
         self._config = config
+        self._challenges = challenges
         self._on_failure = on_failure or _ignore
         self._calls = CallCounts()
         self._closing: Closing = []  # what `stop` calls, the last first
@@ -149,31 +162,63 @@ class Registry:
     async def _start(self) -> None:
         config = self._config
         demand_threads(GRPC_THREADS + _OWN_THREADS)
-        certificate = CertificateFiles(config, "tls_cert", "tls_key", utc_now)
-        self._certificates = [certificate]
+        acme = server_settings(config)
+        files: CertificateFiles | None = None
+        if acme is None or config.tls_cert is not None:
+            files = CertificateFiles(config, "tls_cert", "tls_key", utc_now)
         configured = self._configured = configured_authority(config, utc_now())
         if configured is not None:
             # Its errors come before the store is waited for.
-            node_port_certificate(config, certificate, configured, utc_now)
+            node_port_certificate(config, files, configured, utc_now)
         tasks = Tasks("registry", on_failure=self._on_failure)
         locator = self._open_locator(tasks)
-        cluster = await open_cluster(config, certificate, configured, tasks, self._closing, on_failure=self._on_failure)
-        watched = watched_certificates(certificate, cluster.mesh_certificate, cluster.authority, config.etcd_cert)
+        cluster = await open_cluster(config, files, configured, tasks, self._closing, on_failure=self._on_failure)
+        certificate = _public_certificate(config, files, cluster)
+        self._certificates = [certificate]
+        watched = watched_certificates(
+            files,
+            cluster.mesh_certificate,
+            cluster.authority,
+            config.etcd_cert,
+            dict if cluster.obtained is None else cluster.obtained.watched,
+        )
+        obtaining = self._obtain(acme, cluster)
         tasks.spawn(ExpiryWarnings(watched, utc_now).watch(), name="watch the ends of certificates")
         if configured is not None:
             tasks.spawn(self._follow_files(configured), name="look at the CA's files")
         ports = GrpcPorts(2 if config.admin_listen is None else 3, config.max_connections)
         self._closing.append(ports.close)
         await self._serve_nodes(ports, cluster, certificate)
-        reports = await self._serve_clients(ports, cluster, certificate, locator)
+        wishes = None if obtaining is None else obtaining.wishes
+        reports = await self._serve_clients(ports, cluster, certificate, locator, wishes)
         if config.metrics_listen is not None:
-            await self._serve_metrics(config.metrics_listen, cluster, reports, ports, watched)
+            await self._serve_metrics(config.metrics_listen, cluster, reports, ports, watched, obtaining)
         for servicer in ports.health:
             await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
             self._closing.append(servicer.enter_graceful_shutdown)
         self._serving = True
         served = {"listen": self.address, "mesh_listen": self.mesh_address, "admin_listen": self.admin_address}
         logger.info("registry serves", extra={name: address for name, address in served.items() if address})
+
+    def _obtain(self, settings: ServerSettings | None, cluster: Cluster) -> Obtaining | None:
+        """Obtain certificates from now on, if the settings say so."""
+        if settings is None or cluster.wrapping is None:
+            return None
+        obtaining = make_obtaining(
+            self._config,
+            settings,
+            cluster.store,
+            cluster.views,
+            self._challenges or cluster.challenges,
+            cluster.wrapping,
+            cluster.audit,
+            cluster.now_ms,
+            replica=cluster.replica_id,
+        )
+        tasks = Tasks("certificates", on_failure=self._on_failure)
+        self._closing.append(tasks.close)  # gives the turn up while the store is still open
+        tasks.spawn(obtaining.run(), name="obtain them")
+        return obtaining
 
     def _open_locator(self, tasks: Tasks) -> Locator:
         try:
@@ -195,7 +240,7 @@ class Registry:
                 seen = now
                 reload_configured(configured, self._config, utc_now())
 
-    async def _serve_nodes(self, ports: GrpcPorts, cluster: Cluster, certificate: CertificateFiles) -> None:
+    async def _serve_nodes(self, ports: GrpcPorts, cluster: Cluster, certificate: PortCertificate) -> None:
         config, views = self._config, cluster.views
         port_blocks = PortBlocks(cluster.store, views, cluster.now_ms)
         suffix_check = SuffixCheck()
@@ -213,7 +258,12 @@ class Registry:
         self._mesh_address = await port.serve(config.mesh_listen)
 
     async def _serve_clients(
-        self, ports: GrpcPorts, cluster: Cluster, certificate: CertificateFiles, locator: Locator
+        self,
+        ports: GrpcPorts,
+        cluster: Cluster,
+        certificate: PortCertificate,
+        locator: Locator,
+        wishes: OperatorWishes | None,
     ) -> Reports:
         config, store, views, audit = self._config, cluster.store, cluster.views, cluster.audit
         now_ms = cluster.now_ms
@@ -237,7 +287,9 @@ class Registry:
             now_ms=now_ms,
         )
         dns = StaticRecords(store, views, cluster.dns, audit, now_ms)
-        admin = Admin(views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit, dns)
+        admin = Admin(
+            views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit, dns, wishes
+        )
         identify = by_token(tokens, invitations)
 
         def add(key: str) -> tuple[GrpcPort, aio.Server]:
@@ -270,6 +322,7 @@ class Registry:
         reports: Reports,
         ports: GrpcPorts,
         watched: Callable[[], dict[str, Watched]],
+        obtaining: Obtaining | None,
     ) -> None:
         from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
 
@@ -278,7 +331,10 @@ class Registry:
 
         def metrics() -> Page:
             ends = {name: one.end.timestamp() for name, one in watched().items()}
-            shown = exposition(self._calls, cluster.views, cluster.hub, reports, ports.fronts, ends)
+            acme = None
+            if obtaining is not None and cluster.obtained is not None:
+                acme = AcmeCounts(cluster.obtained.failures(), obtaining.keeper.outcomes, obtaining.turn.held)
+            shown = exposition(self._calls, cluster.views, cluster.hub, reports, ports.fronts, ends, acme)
             return Page(shown, content_type=METRICS)
 
         pages = AdminHttp({"/healthz": health, "/metrics": metrics})
@@ -288,6 +344,13 @@ class Registry:
         except ListenError as error:
             raise ConfigError(f"--metrics-listen: {error}") from error
         self._metrics_address = Endpoint(address.host, port)
+
+
+def _public_certificate(config: Config, files: CertificateFiles | None, cluster: Cluster) -> PortCertificate:
+    if files is not None:
+        return files
+    assert cluster.obtained is not None, "without files there is an ACME server"
+    return OwnNameCertificate(cluster.obtained, config.own_name(), cluster.authority, utc_now)
 
 
 def _started(address: Endpoint | None) -> Endpoint:

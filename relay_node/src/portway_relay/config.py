@@ -22,6 +22,8 @@ HELP: Final = "help"
 # The key of the least value of such a field.
 LEAST: Final = "least"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# The folder, in a node's state folder, of the certificates that registries handed to it.
+ZONES: Final = "zones"
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 _MAX_NAME: Final = 253
 _HTTP_PORT: Final = 80
@@ -209,8 +211,8 @@ class NodeConfig:
     cluster_ca: Path
     cert: Path
     key: Path
-    tls_cert: tuple[Path, ...]
-    tls_key: tuple[Path, ...]
+    tls_cert: tuple[Path, ...] = ()
+    tls_key: tuple[Path, ...] = ()
     advertise: Endpoint | None = None
     public_port: int = 0
     http_listen: Endpoint | HttpListen = HttpListen.DEFAULT
@@ -247,6 +249,11 @@ class NodeConfig:
         """The IP addresses at which visitors reach this node; empty when the settings name hosts alone."""
         named = [self.listen.host] if self.advertise is None else [self.advertise.host]
         return self.public_address or tuple(ip_addresses(named))
+
+    @property
+    def zones_folder(self) -> Path | None:
+        """Where certificates from registries are kept over a restart; None for a node without a state folder."""
+        return None if self.state_dir is None else self.state_dir / ZONES
 
     @property
     def http_address(self) -> Endpoint | None:

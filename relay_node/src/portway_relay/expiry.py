@@ -16,6 +16,7 @@ from portway_relay.certificates import LoadedCertificates
 NODE: Final = "node"  # what the node's own certificate is called beside those of zones
 
 _REPLACE: Final = "put a new one in its place"
+_OBTAINED: Final = "registries obtain it: see `portway-admin certificate list`"
 _INVITE: Final = "invite the node anew (`portway-admin node invite`)"
 
 
@@ -47,14 +48,22 @@ class Expiry:
         )
 
     def ended(self) -> str:
-        """Why nobody can use this node, whose certificates have ended; empty when they have not. The names of another
-        region are served by its own nodes, so that its certificate does not count."""
+        """Why nobody can use this node, whose certificates have ended, or which has none for its own names; empty when
+        that is not so. The names of another region are served by its own nodes, so that its certificate does not
+        count."""
         ends, now = self.ends(), self._now()
         if ends[NODE] <= now:
             return "this node's certificate has ended"
+        if self._zone not in ends:
+            return f"there is no certificate of *.{self._zone} yet"
         return f"the certificate of *.{self._zone} has ended" if ends[self._zone] <= now else ""
 
     def _watched(self) -> dict[str, Watched]:
         loaded = self._certificates()
         own = Watched(loaded.node.certificate, _INVITE if self._renewed else _REPLACE, renewed=self._renewed)
-        return {NODE: own} | {zone: Watched(one.certificate, _REPLACE) for zone, one in loaded.zones.items()}
+        return {NODE: own} | {
+            zone: Watched(one.certificate, _OBTAINED, renewed=True)
+            if zone in loaded.received
+            else Watched(one.certificate, _REPLACE)
+            for zone, one in loaded.zones.items()
+        }

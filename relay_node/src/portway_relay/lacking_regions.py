@@ -36,7 +36,8 @@ class LackingRegions:
         for zone in sorted(zones - self.zones):
             logger.warning(
                 "no certificate for the names of a region, whose visitors are refused here: give it with --tls-cert "
-                "and --tls-key",
+                "and --tls-key, or let registries obtain it (--acme-directory); if they do, `portway-admin certificate "
+                "list` says why it is not there",
                 extra={"region": zone.removesuffix(f".{self._domain}"), "names": f"*.{zone}"},
             )
         for zone in sorted(self.zones & certified):

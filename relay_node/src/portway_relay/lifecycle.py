@@ -47,11 +47,13 @@ class Lifecycle:
         raw_ports: RawPorts,
         raw_visitors: RawVisitors,
         outbox: Outbox,
+        serves_own_zone: asyncio.Event,
         *,
         grace: float,
         lame_duck: float,
     ) -> None:
         """
+        serves_own_zone: set once there is a certificate for this node's own names.
         grace: seconds that clients and visits have to leave when the node stops.
         lame_duck: seconds before, for which it goes on taking visitors.
         """
@@ -63,6 +65,7 @@ class Lifecycle:
         self._raw_ports = raw_ports
         self._raw_visitors = raw_visitors
         self._outbox = outbox
+        self._serves_own_zone = serves_own_zone
         self._order: NodeState.ValueType = NODE_STATE_READY
         self.grace = grace
         self.lame_duck = lame_duck
@@ -72,8 +75,13 @@ class Lifecycle:
 
     @property
     def state(self) -> "NodeState.ValueType":
-        """The state that is reported to registries."""
-        return NODE_STATE_DRAINING if self.stopping or self.removed else self._order
+        """The state that is reported to registries. Clients of a node without a certificate for its own names would get
+        addresses that nobody can visit: it is sent none."""
+        if self.stopping or self.removed:
+            return NODE_STATE_DRAINING
+        if self._order == NODE_STATE_READY and not self._serves_own_zone.is_set():
+            return NODE_STATE_CORDONED
+        return self._order
 
     def obey(self, order: "NodeState.ValueType") -> None:
         """Take the state that an operator orders; ignored once the node stops or was removed."""

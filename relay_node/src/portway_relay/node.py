@@ -75,6 +75,7 @@ class Node:
             raw.sockets,
             raw.visitors,
             routing.outbox,
+            base.certificates.serves_own_zone,
             grace=config.limits.stop_grace,
             lame_duck=config.limits.lame_duck,
         )
@@ -109,6 +110,7 @@ class Node:
             routing.outbox.state_changed,
             _ignore_authorities if self._renewal is None else self._renewal.learn_authorities,
             self._hear_dns_records,
+            base.certificates.receive,
         )
         self._stream = RegistryStream(
             config.registry,
@@ -155,7 +157,8 @@ class Node:
 
         Health first, so that an operator sees a node that waits. Then the public port, because registration names its
         number, the port for plain HTTP, and DNS. Then the stream with a registry. The node is ready once a registry has
-        sent the keys of grants; while none can be reached this waits.
+        sent the keys of grants, and there is a certificate for the node's own names; while none can be reached this
+        waits.
 
         Raises ListenError. Cancelled, it leaves nothing open.
         """
@@ -175,6 +178,12 @@ class Node:
             if self._renewal is not None:
                 self._renewal.start()
             await self._messages.ready.wait()
+            if not self._base.certificates.serves_own_zone.is_set():
+                logger.warning(
+                    "waiting for a certificate for this node's own names: registries obtain it, or --tls-cert names it",
+                    extra={"names": f"*.{self.config.zone}"},
+                )
+                await self._base.certificates.serves_own_zone.wait()
         except BaseException:
             await self.stop()
             raise

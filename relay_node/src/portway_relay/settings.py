@@ -132,12 +132,12 @@ SETTINGS: Final = (
     Setting(
         "tls_cert",
         Path,
-        "a region's wildcard certificate, with its chain (PEM); once for each region",
+        "a region's wildcard certificate, with its chain (PEM); once for each region whose certificate registries do "
+        "not obtain",
         "FILE",
-        required=True,
         repeatable=True,
     ),
-    Setting("tls_key", Path, "the key of each --tls-cert, in the same order", "FILE", required=True, repeatable=True),
+    Setting("tls_key", Path, "the key of each --tls-cert, in the same order", "FILE", repeatable=True),
     Setting("admin_listen", _listen_address, "health and metrics over HTTP; off unless given", "HOST:PORT"),
     Setting("latitude", _degrees, "the node's latitude; without it and --longitude its place is unknown", "DEGREES"),
     Setting("longitude", _degrees, "the node's longitude", "DEGREES"),

@@ -54,7 +54,14 @@ class CertifiedKey:
 
 def load_certified_key(certificate: NamedFile, key: NamedFile, now: datetime) -> CertifiedKey:
     """Read a certificate file and its key file. Raises CertificateError unless they match and are valid at `now`."""
-    chain, key_pem = certificate.read(), key.read()
+    return check_certified_key(certificate.read(), key.read(), certificate, key, now)
+
+
+def check_certified_key(
+    chain: bytes, key_pem: bytes, certificate: NamedFile, key: NamedFile, now: datetime
+) -> CertifiedKey:
+    """A certificate chain and its key, PEM, as they were read or received; errors call them `certificate` and `key`.
+    Raises CertificateError unless they match and are valid at `now`."""
     leaf = parse_certificates(chain, certificate)[0]
     try:
         private = serialization.load_pem_private_key(key_pem, password=None)

@@ -53,6 +53,8 @@ def test_every_setting_can_be_given_everywhere(file: Path, name: str) -> None:
         "check_addresses": "no",
         "check_private_addresses": "yes",
         "domain": "tunnels.example.com",
+        "registry_name": "registry.example.com",
+        "acme_directory": "https://acme.example.com/directory",
         "log_format": "json",
         "log_level": "debug",
         "store": "embedded:memory",

@@ -114,12 +114,15 @@ def test_a_regions_certificate_is_a_wildcard_for_its_zone(files: Files, name: st
     assert files.complaint() == f"{files.path('tls_cert')} is valid for {name}, and must be for *.REGION.example.com"
 
 
-def test_the_nodes_own_region_is_among_them(files: Files) -> None:
-    """A node without a certificate for its own names would show its clients addresses that work elsewhere only."""
+async def test_a_node_without_a_file_for_its_own_region_waits_for_a_registry(files: Files) -> None:
+    """It serves what it has files for."""
     files.region("*.ams.example.com")
-    assert files.complaint() == (
-        f"{files.path('tls_cert')}: for *.ams.example.com, and one must be for {REGION}, this node's own region"
-    )
+    certificates = files.read()
+    assert set(certificates.current().zones) == {"ams.example.com"}
+    assert not certificates.serves_own_zone.is_set()
+    files.region()
+    assert certificates.reload()
+    assert certificates.serves_own_zone.is_set()
 
 
 def test_every_region_has_its_certificate(files: Files) -> None:

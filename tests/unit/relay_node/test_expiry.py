@@ -27,6 +27,7 @@ class Node:
     def __init__(self, *, renewed: bool = False) -> None:
         self.now = START
         self.node = SimpleNamespace(certificate=lasting(365 * DAY))
+        self.received: set[str] = set()
         self.zones = {zone: SimpleNamespace(certificate=lasting(365 * DAY)) for zone in (ZONE, OTHER)}
         certificates: Any = self
         self.expiry = Expiry(lambda: certificates, ZONE, renewed=renewed, now=lambda: self.now)
@@ -53,6 +54,27 @@ def test_warnings_come_at_30_7_and_1_days_and_each_hour_of_the_last(caplog: pyte
     levels = [record.levelno for record in caplog.records if record.__dict__["certificate"] == ZONE]
     assert levels == [logging.WARNING] * 26 + [logging.ERROR] * 3
     assert told(caplog, OTHER) == told(caplog, NODE) == []
+
+
+def test_one_that_registries_renew_is_told_when_that_is_overdue(caplog: pytest.LogCaptureFixture) -> None:
+    """At a quarter of its life: it should have been renewed at a third."""
+    node = Node()
+    node.received = {ZONE}
+    node.zones[ZONE].certificate = lasting(90 * DAY + BACKDATE)
+    node.pass_until(START + 60 * DAY, 6 * HOUR)
+    assert told(caplog, ZONE) == []
+    node.pass_until(START + 69 * DAY, 6 * HOUR)
+    assert len(told(caplog, ZONE)) == 1
+    assert "should have been renewed" in caplog.text
+
+
+def test_a_node_without_a_certificate_for_its_own_names_is_useless() -> None:
+    """Until a registry hands it one."""
+    node = Node()
+    certificate = node.zones.pop(ZONE)
+    assert node.expiry.ended() == f"there is no certificate of *.{ZONE} yet"
+    node.zones[ZONE] = certificate
+    assert node.expiry.ended() == ""
 
 
 def test_what_is_past_a_mark_at_the_start_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:

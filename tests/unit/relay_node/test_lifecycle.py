@@ -20,6 +20,9 @@ class Parts:
         self.visits_over = asyncio.Event()
         self.visits_of_now_over = asyncio.Event()
         self.peers = OtherNodes(peers)
+        self.peers = range(peers)
+        self.serves_own_zone = asyncio.Event()
+        self.serves_own_zone.set()
         self.running = 3
         parts: Any = self
         sessions: Any = Sessions(self)
@@ -34,6 +37,7 @@ class Parts:
             ports["raw"],
             visitors,
             parts,
+            self.serves_own_zone,
             grace=grace,
             lame_duck=lame_duck,
         )
@@ -307,3 +311,15 @@ async def test_a_node_that_stops_takes_no_orders() -> None:
     parts.lifecycle.obey(NODE_STATE_CORDONED)
     assert parts.calls == before
     assert parts.lifecycle.state == NODE_STATE_DRAINING
+
+
+async def test_a_node_without_a_certificate_for_its_own_names_gets_no_clients() -> None:
+    """Their addresses would be good for nothing. Registries are told that it is cordoned, whatever it does."""
+    parts = Parts()
+    parts.serves_own_zone.clear()
+    assert parts.lifecycle.state == NODE_STATE_CORDONED
+    parts.lifecycle.obey(NODE_STATE_DRAINING)
+    assert parts.lifecycle.state == NODE_STATE_DRAINING
+    parts.lifecycle.obey(NODE_STATE_READY)
+    parts.serves_own_zone.set()
+    assert parts.lifecycle.state == NODE_STATE_READY

@@ -172,6 +172,26 @@ DNS_RECORD_SOURCE_CHALLENGE: DnsRecordSource.ValueType  # 3
 """Proves control of a name to a certificate authority, for a minute or two."""
 Global___DnsRecordSource: _TypeAlias = DnsRecordSource  # noqa: Y015
 
+class _RevocationReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RevocationReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevocationReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REVOCATION_REASON_UNSPECIFIED: _RevocationReason.ValueType  # 0
+    REVOCATION_REASON_KEY_COMPROMISE: _RevocationReason.ValueType  # 1
+    REVOCATION_REASON_SUPERSEDED: _RevocationReason.ValueType  # 4
+    REVOCATION_REASON_CESSATION_OF_OPERATION: _RevocationReason.ValueType  # 5
+
+class RevocationReason(_RevocationReason, metaclass=_RevocationReasonEnumTypeWrapper):
+    """The reasons of RFC 5280 that an owner can give."""
+
+REVOCATION_REASON_UNSPECIFIED: RevocationReason.ValueType  # 0
+REVOCATION_REASON_KEY_COMPROMISE: RevocationReason.ValueType  # 1
+REVOCATION_REASON_SUPERSEDED: RevocationReason.ValueType  # 4
+REVOCATION_REASON_CESSATION_OF_OPERATION: RevocationReason.ValueType  # 5
+Global___RevocationReason: _TypeAlias = RevocationReason  # noqa: Y015
+
 @_typing.final
 class ListNodesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -201,19 +221,25 @@ class ListNodesResponse(_message.Message):
 
     NODES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FAILURES_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page. A page has as many nodes as fit into a message."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NodeInfo]: ...
+    @_builtins.property
+    def certificate_failures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For people: certificates that the registry cannot obtain or renew, one sentence each; on the first page."""
+
     def __init__(
         self,
         *,
         nodes: _abc.Iterable[_types_pb2.NodeInfo] | None = ...,
         next_page_token: _builtins.str = ...,
+        certificate_failures: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_failures", b"certificate_failures", "next_page_token", b"next_page_token", "nodes", b"nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1559,3 +1585,199 @@ class RemoveDnsRecordsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveDnsRecordsResponse: _TypeAlias = RemoveDnsRecordsResponse  # noqa: Y015
+
+@_typing.final
+class ZoneCertificateInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    OBTAINED_AT_MS_FIELD_NUMBER: _builtins.int
+    RENEW_AT_MS_FIELD_NUMBER: _builtins.int
+    WANTED_AT_MS_FIELD_NUMBER: _builtins.int
+    REVOKING_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    FAILED_AT_MS_FIELD_NUMBER: _builtins.int
+    RETRY_AT_MS_FIELD_NUMBER: _builtins.int
+    zone: _builtins.str
+    """<region>.<domain>, or the registry's own name."""
+    directory: _builtins.str
+    """The URL of the ACME server's directory."""
+    issuer: _builtins.str
+    """The certificate's issuer, for people; empty while there is no certificate. The next four are 0 then."""
+    from_ms: _builtins.int
+    until_ms: _builtins.int
+    obtained_at_ms: _builtins.int
+    renew_at_ms: _builtins.int
+    """When it is renewed; 0 when it is not, since its region has no node."""
+    wanted_at_ms: _builtins.int
+    """An operator ordered a renewal at this time, and it is not done; 0 otherwise."""
+    revoking: _builtins.bool
+    """A certificate that this one replaced, or will replace, is not revoked yet."""
+    failures: _builtins.int
+    """Tries that failed since the last success: the last one's reason and time, and when the next one is."""
+    failure: _builtins.str
+    failed_at_ms: _builtins.int
+    retry_at_ms: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the certificate is for, or will be."""
+
+    def __init__(
+        self,
+        *,
+        zone: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        directory: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        from_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+        obtained_at_ms: _builtins.int = ...,
+        renew_at_ms: _builtins.int = ...,
+        wanted_at_ms: _builtins.int = ...,
+        revoking: _builtins.bool = ...,
+        failures: _builtins.int = ...,
+        failure: _builtins.str = ...,
+        failed_at_ms: _builtins.int = ...,
+        retry_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "failed_at_ms", b"failed_at_ms", "failure", b"failure", "failures", b"failures", "from_ms", b"from_ms", "issuer", b"issuer", "names", b"names", "obtained_at_ms", b"obtained_at_ms", "renew_at_ms", b"renew_at_ms", "retry_at_ms", b"retry_at_ms", "revoking", b"revoking", "until_ms", b"until_ms", "wanted_at_ms", b"wanted_at_ms", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ZoneCertificateInfo: _TypeAlias = ZoneCertificateInfo  # noqa: Y015
+
+@_typing.final
+class ListZoneCertificatesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_token: _builtins.str
+    """As in ListNodes. Zones are sorted."""
+    def __init__(
+        self,
+        *,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListZoneCertificatesRequest: _TypeAlias = ListZoneCertificatesRequest  # noqa: Y015
+
+@_typing.final
+class ListZoneCertificatesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ZoneCertificateInfo]: ...
+    def __init__(
+        self,
+        *,
+        certificates: _abc.Iterable[Global___ZoneCertificateInfo] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListZoneCertificatesResponse: _TypeAlias = ListZoneCertificatesResponse  # noqa: Y015
+
+@_typing.final
+class RenewZoneCertificateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_FIELD_NUMBER: _builtins.int
+    zone: _builtins.str
+    def __init__(
+        self,
+        *,
+        zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewZoneCertificateRequest: _TypeAlias = RenewZoneCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RenewZoneCertificateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificate(self) -> Global___ZoneCertificateInfo: ...
+    def __init__(
+        self,
+        *,
+        certificate: Global___ZoneCertificateInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewZoneCertificateResponse: _TypeAlias = RenewZoneCertificateResponse  # noqa: Y015
+
+@_typing.final
+class RevokeZoneCertificateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    zone: _builtins.str
+    reason: Global___RevocationReason.ValueType
+    first: _builtins.bool
+    """Revoke it before the other one is there: visitors that look at revocations are refused until then."""
+    def __init__(
+        self,
+        *,
+        zone: _builtins.str = ...,
+        reason: Global___RevocationReason.ValueType = ...,
+        first: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "reason", b"reason", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeZoneCertificateRequest: _TypeAlias = RevokeZoneCertificateRequest  # noqa: Y015
+
+@_typing.final
+class RevokeZoneCertificateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificate(self) -> Global___ZoneCertificateInfo: ...
+    def __init__(
+        self,
+        *,
+        certificate: Global___ZoneCertificateInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeZoneCertificateResponse: _TypeAlias = RevokeZoneCertificateResponse  # noqa: Y015

@@ -159,6 +159,21 @@ class AdminStub(object):
                 request_serializer=portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsResponse.FromString,
                 _registered_method=True)
+        self.ListZoneCertificates = channel.unary_unary(
+                '/portway.v1.Admin/ListZoneCertificates',
+                request_serializer=portway_dot_v1_dot_admin__pb2.ListZoneCertificatesRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.ListZoneCertificatesResponse.FromString,
+                _registered_method=True)
+        self.RenewZoneCertificate = channel.unary_unary(
+                '/portway.v1.Admin/RenewZoneCertificate',
+                request_serializer=portway_dot_v1_dot_admin__pb2.RenewZoneCertificateRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.RenewZoneCertificateResponse.FromString,
+                _registered_method=True)
+        self.RevokeZoneCertificate = channel.unary_unary(
+                '/portway.v1.Admin/RevokeZoneCertificate',
+                request_serializer=portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -329,6 +344,28 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListZoneCertificates(self, request, context):
+        """The certificates that the registry obtains from an ACME server, without their keys. FAILED_PRECONDITION when it
+        obtains none, for this call and the next two.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewZoneCertificate(self, request, context):
+        """Orders another certificate now; the answer is the certificate as it is before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeZoneCertificate(self, request, context):
+        """Orders another certificate, and the revocation of this one once the other is there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -456,6 +493,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveDnsRecords,
                     request_deserializer=portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsRequest.FromString,
                     response_serializer=portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsResponse.SerializeToString,
+            ),
+            'ListZoneCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListZoneCertificates,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.ListZoneCertificatesRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.ListZoneCertificatesResponse.SerializeToString,
+            ),
+            'RenewZoneCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewZoneCertificate,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.RenewZoneCertificateRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.RenewZoneCertificateResponse.SerializeToString,
+            ),
+            'RevokeZoneCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeZoneCertificate,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1133,6 +1185,87 @@ class Admin(object):
             '/portway.v1.Admin/RemoveDnsRecords',
             portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsRequest.SerializeToString,
             portway_dot_v1_dot_admin__pb2.RemoveDnsRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListZoneCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/ListZoneCertificates',
+            portway_dot_v1_dot_admin__pb2.ListZoneCertificatesRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.ListZoneCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewZoneCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/RenewZoneCertificate',
+            portway_dot_v1_dot_admin__pb2.RenewZoneCertificateRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.RenewZoneCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeZoneCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/RevokeZoneCertificate',
+            portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.RevokeZoneCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,6 +73,14 @@ class AdminStub:
     """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have."""
     RemoveDnsRecords: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveDnsRecordsRequest, _admin_pb2.RemoveDnsRecordsResponse]
     """Removes what operators added: the records of a name and a type, or the one with this data."""
+    ListZoneCertificates: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListZoneCertificatesRequest, _admin_pb2.ListZoneCertificatesResponse]
+    """The certificates that the registry obtains from an ACME server, without their keys. FAILED_PRECONDITION when it
+    obtains none, for this call and the next two.
+    """
+    RenewZoneCertificate: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RenewZoneCertificateRequest, _admin_pb2.RenewZoneCertificateResponse]
+    """Orders another certificate now; the answer is the certificate as it is before."""
+    RevokeZoneCertificate: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeZoneCertificateRequest, _admin_pb2.RevokeZoneCertificateResponse]
+    """Orders another certificate, and the revocation of this one once the other is there."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -119,6 +127,14 @@ class AdminAsyncStub(AdminStub):
     """The same record again changes its TTL. INVALID_ARGUMENT for one that the zone cannot have."""
     RemoveDnsRecords: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveDnsRecordsRequest, _admin_pb2.RemoveDnsRecordsResponse]  # type: ignore[assignment]
     """Removes what operators added: the records of a name and a type, or the one with this data."""
+    ListZoneCertificates: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListZoneCertificatesRequest, _admin_pb2.ListZoneCertificatesResponse]  # type: ignore[assignment]
+    """The certificates that the registry obtains from an ACME server, without their keys. FAILED_PRECONDITION when it
+    obtains none, for this call and the next two.
+    """
+    RenewZoneCertificate: _aio.UnaryUnaryMultiCallable[_admin_pb2.RenewZoneCertificateRequest, _admin_pb2.RenewZoneCertificateResponse]  # type: ignore[assignment]
+    """Orders another certificate now; the answer is the certificate as it is before."""
+    RevokeZoneCertificate: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeZoneCertificateRequest, _admin_pb2.RevokeZoneCertificateResponse]  # type: ignore[assignment]
+    """Orders another certificate, and the revocation of this one once the other is there."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -312,5 +328,31 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RemoveDnsRecordsResponse, _abc.Awaitable[_admin_pb2.RemoveDnsRecordsResponse]]:
         """Removes what operators added: the records of a name and a type, or the one with this data."""
+
+    @_abc_1.abstractmethod
+    def ListZoneCertificates(
+        self,
+        request: _admin_pb2.ListZoneCertificatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListZoneCertificatesResponse, _abc.Awaitable[_admin_pb2.ListZoneCertificatesResponse]]:
+        """The certificates that the registry obtains from an ACME server, without their keys. FAILED_PRECONDITION when it
+        obtains none, for this call and the next two.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewZoneCertificate(
+        self,
+        request: _admin_pb2.RenewZoneCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RenewZoneCertificateResponse, _abc.Awaitable[_admin_pb2.RenewZoneCertificateResponse]]:
+        """Orders another certificate now; the answer is the certificate as it is before."""
+
+    @_abc_1.abstractmethod
+    def RevokeZoneCertificate(
+        self,
+        request: _admin_pb2.RevokeZoneCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RevokeZoneCertificateResponse, _abc.Awaitable[_admin_pb2.RevokeZoneCertificateResponse]]:
+        """Orders another certificate, and the revocation of this one once the other is there."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

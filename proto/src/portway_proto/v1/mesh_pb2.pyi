@@ -321,6 +321,7 @@ class RegistryMessage(_message.Message):
     REACHABILITY_FIELD_NUMBER: _builtins.int
     PORT_OWNERS_FIELD_NUMBER: _builtins.int
     DNS_RECORDS_FIELD_NUMBER: _builtins.int
+    ZONE_CERTIFICATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -343,6 +344,8 @@ class RegistryMessage(_message.Message):
     def port_owners(self) -> Global___PortOwners: ...
     @_builtins.property
     def dns_records(self) -> Global___DnsRecords: ...
+    @_builtins.property
+    def zone_certificates(self) -> Global___ZoneCertificates: ...
     def __init__(
         self,
         *,
@@ -357,12 +360,13 @@ class RegistryMessage(_message.Message):
         reachability: Global___Reachability | None = ...,
         port_owners: Global___PortOwners | None = ...,
         dns_records: Global___DnsRecords | None = ...,
+        zone_certificates: Global___ZoneCertificates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings", "zone_certificates", b"zone_certificates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings", "zone_certificates", b"zone_certificates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability", "port_owners", "dns_records"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability", "port_owners", "dns_records", "zone_certificates"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -408,6 +412,60 @@ class DnsRecords(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DnsRecords: _TypeAlias = DnsRecords  # noqa: Y015
+
+@_typing.final
+class ZoneCertificates(_message.Message):
+    """The certificates that the registry obtained for regions' names. Sent after Registered and when one changes; each
+    message is the whole list. A zone that is not in it has no other certificate than before.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ZoneCertificate]: ...
+    def __init__(
+        self,
+        *,
+        certificates: _abc.Iterable[Global___ZoneCertificate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ZoneCertificates: _TypeAlias = ZoneCertificates  # noqa: Y015
+
+@_typing.final
+class ZoneCertificate(_message.Message):
+    """A certificate for `<zone>` and `*.<zone>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    zone: _builtins.str
+    """<region>.<domain>"""
+    chain: _builtins.bytes
+    """PEM, leaf first."""
+    key: _builtins.bytes
+    """PEM (PKCS #8): the leaf's private key."""
+    def __init__(
+        self,
+        *,
+        zone: _builtins.str = ...,
+        chain: _builtins.bytes = ...,
+        key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "key", b"key", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ZoneCertificate: _TypeAlias = ZoneCertificate  # noqa: Y015
 
 @_typing.final
 class Probe(_message.Message):

@@ -31,6 +31,7 @@ from portway_proto.wire.statements import cluster_tag
 from portway_runtime.tasks import Tasks
 
 from portway_registry.access.grants import HONOURED_MS, Grants
+from portway_registry.acme.held import HeldCertificates
 from portway_registry.dns.board import DnsBoard
 from portway_registry.errors import CertificateSuperseded, CertificateUntrusted, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import demand_current, note_registration, require_current
@@ -85,9 +86,10 @@ class Hub:
         on_failure: Callable[[BaseException], None],
         dial: Dial | None = None,
         dns: DnsBoard,
+        certificates: HeldCertificates | None = None,
     ) -> None:
         """lease_seconds: from a node's last KeepAlive until it is dropped. Without `dial` addresses are not checked,
-        and all nodes count as reached."""
+        and all nodes count as reached. certificates: those that nodes are handed; None when none are obtained."""
         self._store = store
         self._views = views
         self._grants = grants
@@ -96,6 +98,7 @@ class Hub:
         self._authority = authority
         self._lease_seconds = lease_seconds
         self._quota = quota
+        self._certificates = certificates
         self._sessions: dict[str, NodeSession] = {}
         self._prober = Prober(self._sessions, dial)
         self._dns = dns
@@ -132,6 +135,8 @@ class Hub:
             self._views.dns.subscribe(lambda old, new: self._dns_changed.set()),
             self._authority.subscribe(self._authorities_changed),
         ]
+        if self._certificates is not None:
+            self._unsubscribe.append(self._certificates.subscribe(self._send_certificates))
         self._tasks.spawn(self._send_peers(), name="send peers")
         self._tasks.spawn(self._ports.send_changes(), name="send owners of ports")
         self._tasks.spawn(self._send_dns_records(), name="send DNS records")
@@ -215,6 +220,8 @@ class Hub:
             session.outbox.port_owners(self._ports.owners(info.region))
             if info.dns:
                 session.outbox.dns_records(self._dns.messages())
+            if self._certificates is not None:
+                session.outbox.zone_certificates(self._certificates.for_nodes())
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             # What was over a quota while the node had no session is over it still.
             for tenant, token in {(one.value.tenant, one.value.token_id) for one in self._held_by(info.name)}:
@@ -284,6 +291,12 @@ class Hub:
     def _send_settings(self) -> None:
         for session in self._sessions.values():
             session.outbox.settings(self._settings())
+
+    def _send_certificates(self) -> None:
+        if self._certificates is not None:
+            held = self._certificates.for_nodes()
+            for session in self._sessions.values():
+                session.outbox.zone_certificates(held)
 
     def _authorities_changed(self) -> None:
         for session in self._sessions.values():

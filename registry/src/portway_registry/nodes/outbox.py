@@ -1,7 +1,7 @@
 """The outbox: messages for one node, held until its stream takes them.
 
-Of messages that replace each other (settings, peers, owners of ports, DNS records, the order) only the last is held: a
-node that reads slowly is sent fewer, and never makes the registry hold more.
+Of messages that replace each other (settings, peers, owners of ports, DNS records, certificates, the order) only the
+last is held: a node that reads slowly is sent fewer, and never makes the registry hold more.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from portway_proto.v1.mesh_pb2 import (
     Registered,
     RegistryMessage,
     Revocations,
+    ZoneCertificates,
 )
 from portway_proto.wire.limits import MAX_CLAIM
 
@@ -45,6 +46,7 @@ class Outbox:
         self._port_owners: PortOwners | None = None
         self._dns_records: tuple[DnsRecords, ...] = ()
         self._revoked: dict[str, None] = {}
+        self._zone_certificates: ZoneCertificates | None = None
         self._order: Order | None = None
         self._probes: list[Probe] = []
         self._reachability: Reachability | None = None
@@ -69,6 +71,10 @@ class Outbox:
 
     def dns_records(self, parts: tuple[DnsRecords, ...]) -> None:
         self._dns_records = parts
+        self._wake.set()
+
+    def zone_certificates(self, message: ZoneCertificates) -> None:
+        self._zone_certificates = message
         self._wake.set()
 
     def order(self, message: Order) -> None:
@@ -131,6 +137,9 @@ class Outbox:
         for records in self._dns_records:
             yield RegistryMessage(dns_records=records)
         self._dns_records = ()
+        if self._zone_certificates is not None:
+            yield RegistryMessage(zone_certificates=self._zone_certificates)
+            self._zone_certificates = None
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None

@@ -15,13 +15,17 @@ from portway_registry.pki.port_certificates import CertificateFiles, PortCertifi
 
 
 def watched_certificates(
-    public: CertificateFiles, mesh: PortCertificate, authority: ClusterAuthority, etcd: Path | None = None
+    public: CertificateFiles | None,
+    mesh: PortCertificate,
+    authority: ClusterAuthority,
+    etcd: Path | None = None,
+    obtained: Callable[[], dict[str, Watched]] = dict,
 ) -> Callable[[], dict[str, Watched]]:
     """A function that returns what is in use now: the certificates of the ports, `public` and `mesh`, where they are
     from files; the CAs as `ca-<id>`; `etcd`, the certificate in this file, which is shown to etcd until the registry
-    stops. One that cannot be read is the store's to refuse."""
+    stops; those that the registry has obtained, by their zones. One that cannot be read is the store's to refuse."""
     shown_to_etcd = None if etcd is None else _read(etcd)
-    ports = {"public": public}
+    ports = {} if public is None else {"public": public}
     if isinstance(mesh, CertificateFiles) and mesh is not public:
         ports["mesh"] = mesh
 
@@ -35,7 +39,7 @@ def watched_certificates(
         if shown_to_etcd is not None:
             remedy = f"put a new one in the place of --etcd-cert {etcd}, and start the registry again"
             found["etcd"] = Watched(shown_to_etcd, remedy)
-        return found
+        return found | obtained()
 
     return watched
 

@@ -126,9 +126,10 @@ class SelfIssued:
 
 
 def node_port_certificate(
-    config: Config, public: CertificateFiles, authority: ClusterAuthority, now: UtcNow
+    config: Config, public: CertificateFiles | None, authority: ClusterAuthority, now: UtcNow
 ) -> PortCertificate:
-    """What nodes are shown: the files set for it, else one issued by the registry, else the public port's.
+    """What nodes are shown: the files set for it, else one issued by the registry, else the public port's, if that is
+    from files.
 
     Raises ConfigError.
     """
@@ -137,6 +138,12 @@ def node_port_certificate(
     if config.mesh_tls_cert is None and authority.signer is not None:
         return SelfIssued(authority, now)
     files = public if config.mesh_tls_cert is None else CertificateFiles(config, "mesh_tls_cert", "mesh_tls_key", now)
+    if files is None:
+        raise ConfigError(
+            "--cluster-ca is given without its key, and --tls-cert is not: give the CA's key with --cluster-ca-key, or "
+            "a certificate of the cluster's with --mesh-tls-cert and --mesh-tls-key (`portway-admin pki init` makes "
+            "one)"
+        )
     name = "the cluster's own CA" if config.cluster_ca is None else f"--cluster-ca {config.cluster_ca}"
     files.require_issued_by(authority, name)
     return files

@@ -1,4 +1,5 @@
-"""The Admin service, which operators call: nodes, invitations, tunnels, tokens, tenants, keys, CAs, audit."""
+"""The Admin service, which operators call: nodes, invitations, tunnels, tokens, tenants, keys, CAs, certificates,
+audit."""
 
 from typing import Any, Final
 
@@ -10,8 +11,9 @@ from portway_registry.access.grant_keys import GrantKeys, KeyState, KeyStatus
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenant, Tenants
 from portway_registry.access.tokens import Tokens
+from portway_registry.acme.operator_wishes import CertificateStatus, OperatorWishes
 from portway_registry.dns.static_records import StaticRecords
-from portway_registry.errors import InvalidRequest, NotFound
+from portway_registry.errors import InvalidRequest, NotFound, NotYet
 from portway_registry.nodes.authority_rotation import AuthorityRotation
 from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
 from portway_registry.nodes.operator_orders import OperatorOrders
@@ -64,7 +66,9 @@ class Admin(AdminServicer):
         rotation: AuthorityRotation,
         audit: Audit,
         dns: StaticRecords,
+        certificates: OperatorWishes | None,
     ) -> None:
+        """certificates: None when this registry obtains none."""
         self._views = views
         self._dns = dns
         self._orders = orders
@@ -74,11 +78,13 @@ class Admin(AdminServicer):
         self._grant_keys = grant_keys
         self._rotation = rotation
         self._audit = audit
+        self._certificates = certificates
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesResponse:  # noqa: N802
         found = {node.name: node for node in self._views.nodes.values() if request.region in ("", node.region)}
         nodes, next_page = page(found, _unchanged, after=request.page_token)
-        return pb.ListNodesResponse(nodes=nodes, next_page_token=next_page)
+        wanting = () if self._certificates is None or request.page_token else self._certificates.failures()
+        return pb.ListNodesResponse(nodes=nodes, next_page_token=next_page, certificate_failures=wanting)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Any) -> pb.GetNodeResponse:  # noqa: N802
         node = self._views.nodes.get(request.name)
@@ -237,6 +243,31 @@ class Admin(AdminServicer):
         found = await self._rotation.retire(request.id, force=request.force, by=current_caller.get().name)
         return pb.RetireAuthorityResponse(authority=_authority(found))
 
+    async def ListZoneCertificates(  # noqa: N802
+        self, request: pb.ListZoneCertificatesRequest, context: Any
+    ) -> pb.ListZoneCertificatesResponse:
+        found, next_page = page(self._obtained().all(), _certificate, after=request.page_token)
+        return pb.ListZoneCertificatesResponse(certificates=found, next_page_token=next_page)
+
+    async def RenewZoneCertificate(  # noqa: N802
+        self, request: pb.RenewZoneCertificateRequest, context: Any
+    ) -> pb.RenewZoneCertificateResponse:
+        found = await self._obtained().renew(request.zone, by=current_caller.get().name)
+        return pb.RenewZoneCertificateResponse(certificate=_certificate(found))
+
+    async def RevokeZoneCertificate(  # noqa: N802
+        self, request: pb.RevokeZoneCertificateRequest, context: Any
+    ) -> pb.RevokeZoneCertificateResponse:
+        found = await self._obtained().revoke(
+            request.zone, reason=request.reason, first=request.first, by=current_caller.get().name
+        )
+        return pb.RevokeZoneCertificateResponse(certificate=_certificate(found))
+
+    def _obtained(self) -> OperatorWishes:
+        if self._certificates is None:
+            raise NotYet("this registry obtains no certificates: --acme-directory names an ACME server to it")
+        return self._certificates
+
 
 def _unchanged(node: NodeInfo) -> NodeInfo:
     return node
@@ -303,6 +334,26 @@ def _authority(one: AuthorityStatus) -> pb.AuthorityInfo:
         away_until_ms=one.away_until_ms,
         from_files=one.from_files,
         certificate=one.certificate,
+    )
+
+
+def _certificate(one: CertificateStatus) -> pb.ZoneCertificateInfo:
+    record = one.record
+    return pb.ZoneCertificateInfo(
+        zone=record.zone,
+        names=one.names,
+        directory=record.directory,
+        issuer=one.issuer,
+        from_ms=record.from_ms,
+        until_ms=record.until_ms,
+        obtained_at_ms=record.obtained_at_ms,
+        renew_at_ms=one.renew_at_ms,
+        wanted_at_ms=record.wanted_at_ms,
+        revoking=record.revoking is not None,
+        failures=record.failures,
+        failure=record.failure,
+        failed_at_ms=record.failed_at_ms,
+        retry_at_ms=record.retry_at_ms,
     )
 
 

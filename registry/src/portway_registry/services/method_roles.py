@@ -41,6 +41,9 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Admin/ListDnsRecords": Role.ADMIN,
     "/portway.v1.Admin/AddDnsRecord": Role.ADMIN,
     "/portway.v1.Admin/RemoveDnsRecords": Role.ADMIN,
+    "/portway.v1.Admin/ListZoneCertificates": Role.ADMIN,
+    "/portway.v1.Admin/RenewZoneCertificate": Role.ADMIN,
+    "/portway.v1.Admin/RevokeZoneCertificate": Role.ADMIN,
     "/grpc.health.v1.Health/Check": None,
     "/grpc.health.v1.Health/List": None,
 }

@@ -19,6 +19,10 @@ Here: names of keys. Not here: the values under them, nor how they are read.
     dns/records/<id>   StaticRecord: a record of the cluster's zone that operators added
     dns/challenges/<id>      ChallengeRecord: a proof for a certificate authority
     dns/name-servers/<n>     NameServerRecord: the node that is ns<n>.<domain>
+    certificates/<zone>  CertificateRecord: a certificate that the registry obtained, its key wrapped
+    acme/accounts/<id>   AcmeAccountRecord: an account with an ACME server, its key wrapped
+    acme/turn            the replica that obtains certificates now, on a lease of its own
+    acme/key-id          the id of the key that wraps private keys, which is not in the store
     settings           SettingsRecord
 """
 
@@ -40,6 +44,10 @@ IDENTITIES: Final = ROOT + "identities/"
 AUDIT: Final = ROOT + "audit/"
 AUDIT_FAILURES: Final = ROOT + "audit-failures/"
 DNS: Final = ROOT + "dns/"
+CERTIFICATES: Final = ROOT + "certificates/"
+ACME_ACCOUNTS: Final = ROOT + "acme/accounts/"
+ACME_TURN: Final = ROOT + "acme/turn"
+ACME_KEY_ID: Final = ROOT + "acme/key-id"
 SETTINGS: Final = ROOT + "settings"
 
 
@@ -86,6 +94,14 @@ def identity(node_name: str) -> str:
 def port_block(region: str, first: int) -> str:
     """Five digits hold every port, so that keys sort by port."""
     return f"{PORTS}{region}/{first:05d}"
+
+
+def certificate(zone: str) -> str:
+    return CERTIFICATES + zone
+
+
+def acme_account(account_id: str) -> str:
+    return ACME_ACCOUNTS + account_id
 
 
 def audit(at_ms: int, unique: str) -> str:

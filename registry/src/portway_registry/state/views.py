@@ -17,6 +17,7 @@ from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import (
     AuthorityRecord,
+    CertificateRecord,
     DnsItem,
     GrantKeyRecord,
     IdentityRecord,
@@ -279,6 +280,9 @@ class Views:
             store, keys.IDENTITIES, decoder(IdentityRecord), on_failure=on_failure
         )
         self.dns: View[DnsItem] = View(store, keys.DNS, decode_dns, on_failure=on_failure)
+        self.certificates: View[CertificateRecord] = View(
+            store, keys.CERTIFICATES, decoder(CertificateRecord), on_failure=on_failure
+        )
 
     async def start(self) -> None:
         """Fill all views. Raises StoreUnavailable; it may be called again then."""
@@ -303,6 +307,7 @@ class Views:
             self.orders,
             self.port_blocks,
             self.dns,
+            self.certificates,
             self.nodes,
             self.presences,
             self.tunnels,

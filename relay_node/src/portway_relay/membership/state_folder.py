@@ -2,6 +2,7 @@
 
     <state folder>/<invitation>/node.key, node.crt, ca.crt     one folder for each invitation that was used
     <state folder>/current -> <invitation>                     the one in use
+    <state folder>/zones/                                      certificates from registries (received_zones.py)
 
 Here: files, each written as a whole or not at all. Not here: where certificates come from (joining.py, renewal.py). The
 key is written before its invitation is used, so that a node that lost the answer can ask again with the same key.
@@ -21,6 +22,7 @@ from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_runtime.identities import UNREADABLE
 from portway_runtime.secret_files import replace_file
 
+from portway_relay.config import ZONES
 from portway_relay.errors import JoinError
 
 CURRENT: Final = "current"
@@ -85,7 +87,7 @@ class StateFolder:
         except OSError as error:
             raise _cannot_write(folder, error) from error
         for other in self.path.iterdir():
-            if other.is_dir() and not other.is_symlink() and other != folder:
+            if other.is_dir() and not other.is_symlink() and other != folder and other.name != ZONES:
                 shutil.rmtree(other, ignore_errors=True)
 
     def authorities(self) -> bytes:

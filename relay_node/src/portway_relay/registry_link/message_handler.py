@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, FAILURE_CODE_QUOTA, Failure
@@ -15,6 +15,7 @@ from portway_proto.v1.mesh_pb2 import (
     Probe,
     Reachability,
     RegistryMessage,
+    ZoneCertificate,
 )
 from portway_proto.v1.mesh_pb2 import Peers as PeersMessage
 from portway_proto.v1.mesh_pb2 import (
@@ -61,6 +62,7 @@ class MessageHandler:
         keys_learned: Callable[[], None],
         authorities_learned: Callable[[bytes, str], None],
         dns_records: Callable[[DnsRecords], None],
+        certificates_received: Callable[[Sequence[ZoneCertificate]], None],
     ) -> None:
         """
         reached: called when a registry can be asked, for the first time or again.
@@ -70,6 +72,7 @@ class MessageHandler:
         keys_learned: called when grants are verified with other keys than before.
         authorities_learned: called with the CAs to trust (PEM), and the id of the one that issues.
         dns_records: called with each part of a list of DNS records.
+        certificates_received: called with the certificates that the registry obtained for regions' names.
         """
         self._grants = grants
         self._sessions = sessions
@@ -86,6 +89,7 @@ class MessageHandler:
         self._keys_learned = keys_learned
         self._authorities_learned = authorities_learned
         self._dns_records = dns_records
+        self._certificates_received = certificates_received
         self._listed = PeersMessage()  # as far as it has come
         # Set once clients' grants can be verified: before that no client can use the node.
         self.ready = asyncio.Event()
@@ -127,6 +131,8 @@ class MessageHandler:
                 self._learn_owners(message.port_owners)
             case "dns_records":
                 self._dns_records(message.dns_records)
+            case "zone_certificates":
+                self._certificates_received(message.zone_certificates.certificates)
             case "evictions":
                 for eviction in message.evictions.evictions:
                     self._evict(eviction)

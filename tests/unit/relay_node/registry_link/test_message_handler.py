@@ -26,6 +26,8 @@ from portway_proto.v1.mesh_pb2 import (
     Reachability,
     RegistryMessage,
     Revocations,
+    ZoneCertificate,
+    ZoneCertificates,
 )
 from portway_proto.v1.types_pb2 import (
     NODE_STATE_DRAINING,
@@ -153,6 +155,7 @@ class News:
         self.keys_told = 0
         self.authorities: list[tuple[bytes, str]] = []
         self.dns_records: list[DnsRecords] = []
+        self.certificates: list[list[str]] = []
         fakes: Any = self
         self.handler = MessageHandler(
             fakes.grants,
@@ -170,6 +173,7 @@ class News:
             self._keys_learned,
             lambda cluster_ca, issuer: self.authorities.append((cluster_ca, issuer)),
             self.dns_records.append,
+            lambda certificates: self.certificates.append([one.zone for one in certificates]),
         )
 
     def _keys_learned(self) -> None:
@@ -194,6 +198,13 @@ async def test_a_removal_is_logged_once_with_its_reason(news: News, caplog: pyte
     assert news.removals == ["an operator removed it"]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert caplog.records[0].__dict__["reason"] == "an operator removed it"
+
+
+async def test_certificates_of_zones_are_passed_on(news: News) -> None:
+    """All of a list at once."""
+    zones = ("ams.example.com", "fra.example.com")
+    news.hear(zone_certificates=ZoneCertificates(certificates=[ZoneCertificate(zone=zone) for zone in zones]))
+    assert news.certificates == [list(zones)]
 
 
 async def test_settings_make_the_node_useful(news: News) -> None:

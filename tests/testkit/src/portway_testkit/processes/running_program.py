@@ -21,7 +21,13 @@ PATIENCE = 60.0  # seconds: enough for the slowest program, a JupyterLab, on a b
 _STAT = "/proc/{}/stat"
 _PARENT = 1  # index of the parent's pid among the fields after the program's name
 # Debian keeps these out of a user's PATH.
-_MORE_FOLDERS = ("/usr/sbin", "/sbin", *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))))
+_MORE_FOLDERS = (
+    "/usr/sbin",
+    "/sbin",
+    *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))),
+    # What scripts/setup --e2e builds from Go modules.
+    *map(str, sorted(Path(__file__).parents[5].glob(".tools/go-*"))),
+)
 
 
 def needed(name: str) -> str:
