@@ -222,6 +222,39 @@ VisitEnded = Callable[[Visit, VisitEnd], None]
 
 
 @dataclass(frozen=True, slots=True)
+class PassageEnd:
+    """The end of a passage.
+
+    answered: whether a byte came back. If none did, and the far end was lost, ended or was silent, `visitor` is handed
+    back with nothing lost: to be passed on elsewhere, finished or aborted. It is None when it left meanwhile.
+    """
+
+    answered: bool
+    visitor: "Stream | None" = None
+
+
+class Passage(Protocol):
+    """A connection that is passed on as it is, from `pass_on` to its end."""
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes from the visitor so far."""
+        ...
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes to the visitor so far."""
+        ...
+
+    def close(self) -> None:
+        """End it now: what was received is delivered, and both connections are closed."""
+        ...
+
+
+PassageEnded = Callable[[Passage, PassageEnd], None]
+
+
+@dataclass(frozen=True, slots=True)
 class LocalService:
     """The local server of a label, on the client's side. With `host` None it is on this machine: 127.0.0.1 is dialled,
     then ::1."""
@@ -338,6 +371,14 @@ class Carrier(Protocol):
         `table` maps a label to its local server. It is read at each OPEN, and may change. The server is dialled, and
         the answer is OPENED, REFUSED(UNREACHABLE) if that fails, or REFUSED(OVERLOADED) if this process can open no
         more sockets. A label that is not in the table is REFUSED(NOT_HERE)."""
+        ...
+
+    def pass_on(self, visitor: Stream, far: Stream, header: bytes, within: float, ended: PassageEnded) -> Passage:
+        """Send `header` to the far end, then what the visitor sends, and move bytes both ways, unread, until both
+        directions have ended. It is no visit. Both streams are ready, and without TLS. `ended` is called once.
+
+        Until a byte comes back, what the visitor sends is kept, at most about MAX_KEPT, and then it is not read. If the
+        far end is lost or ends before, or says nothing for `within` seconds, the visitor is handed back."""
         ...
 
     def finish(self, stream: Stream, data: bytes) -> None:

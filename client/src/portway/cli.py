@@ -210,7 +210,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--registry", metavar="HOST:PORT", help=f"one or several, separated by commas; default: {REGISTRY_VARIABLE}")
+    add(
+        "--registry",
+        metavar="HOST[:PORT]",
+        help=f"one or several, separated by commas; port 443 if none is named; default: {REGISTRY_VARIABLE}",
+    )
     add("--token", help=f"the API token; default: {TOKEN_VARIABLE}, which other users of this machine cannot see")
     trust = f"PEM file with the CA of the registry's certificate; default: {CA_VARIABLE}, then the system's roots"
     add("--ca", metavar="FILE", help=trust)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
-from portway_runtime.endpoints import parse_endpoint
+from portway_runtime.endpoints import parse_endpoint, parse_registry
 from portway_runtime.errors import SettingsError
 from portway_runtime.pem_files import read_pem
 from portway_runtime.proxies import NO_PROXIES, Proxies, proxies_of
@@ -150,13 +150,10 @@ def _check_kind(name: str, value: object, kind: type | tuple[type, ...]) -> None
 def _checked_registries(registries: str | Sequence[str]) -> tuple[str, ...]:
     entries = registries.split(",") if isinstance(registries, str) else registries
     if not isinstance(entries, Sequence) or not all(isinstance(entry, str) for entry in entries):
-        raise InvalidError(f"registry is host:port, or several of them, not {registries!r}")
-    found = tuple(dict.fromkeys(entry.strip() for entry in entries if entry.strip()))
+        raise InvalidError(f"registry is host or host:port, or several of them, not {registries!r}")
+    found = tuple(dict.fromkeys(_registry(entry.strip()) for entry in entries if entry.strip()))
     if not found:
-        raise ConfigError(f"no registry is named: set {REGISTRY_VARIABLE}=host:port, or pass registry= (--registry)")
-    for entry in found:
-        if not _names_registry(entry):
-            raise ConfigError(f"{entry!r} does not name a registry: write host:port, such as registry.example.com:7400")
+        raise ConfigError(f"no registry is named: set {REGISTRY_VARIABLE}=host, or pass registry= (--registry)")
     return found
 
 
@@ -172,13 +169,18 @@ def _checked_proxies(proxy: str | None, environment: Mapping[str, str], registri
     return proxies
 
 
-def _names_registry(entry: str) -> bool:
+def _registry(entry: str) -> str:
+    """The `host:port` that an entry means. Raises ConfigError."""
     try:
-        endpoint = parse_endpoint(entry)
+        endpoint = parse_registry(entry)
     except ValueError:
-        return False
-    bracketed = entry.startswith("[")
-    return endpoint.port > 0 and (bracketed or _HOST.fullmatch(endpoint.host) is not None)
+        endpoint = None
+    if endpoint is None or not (entry.startswith("[") or _HOST.fullmatch(endpoint.host)):
+        raise ConfigError(
+            f"{entry!r} does not name a registry: write host, which is at port 443, or host:port, such as "
+            "tun.example.com or registry.example.com:7400"
+        )
+    return str(endpoint)
 
 
 def _checked_token(token: str) -> str:

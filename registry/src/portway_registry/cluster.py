@@ -71,10 +71,10 @@ class Cluster:
     failed: FailedAuthentications
     certificates: NodeCertificates
     hub: Hub
+    replica: Replica
     now_ms: Callable[[], int]
     dns: DnsBoard
     challenges: Challenges
-    replica_id: str
     obtained: HeldCertificates | None  # None when the settings name no ACME server, and so is the next
     wrapping: WrappingKey | None
 
@@ -130,6 +130,7 @@ async def open_cluster(
         dial=dialler(lambda: trusted.certificate, config.dialled_scopes()) if config.check_addresses == "yes" else None,
         dns=board,
         certificates=obtained,
+        registry_name=config.called,
     )
     hub.start()
     closing.append(hub.close)
@@ -139,7 +140,7 @@ async def open_cluster(
     rotation = AuthorityRotation(store, views, authority, audit, now_ms, certificate_life_ms=life * 1000)
     failed = FailedAuthentications(audit)
     upkeep = DnsUpkeep(store, views, now_ms)
-    replica_id = await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
+    replica = await _join_replicas(config, store, views, authority, mesh_certificate, closing, on_failure)
     tasks.spawn(grant_keys.run(), name="rotate grant keys")
     tasks.spawn(rotation.run(), name="rotate the CA")
     tasks.spawn(audit.keep_trimmed(), name="trim the audit")
@@ -159,10 +160,10 @@ async def open_cluster(
         failed,
         NodeCertificates(store, authority, audit, now_ms, life=life),
         hub,
+        replica,
         now_ms,
         board,
         Challenges(store, views, now_ms),
-        replica_id,
         obtained,
         wrapping,
     )
@@ -176,8 +177,8 @@ async def _join_replicas(
     mesh_certificate: PortCertificate,
     closing: Closing,
     on_failure: Callable[[BaseException], None],
-) -> str:
-    """Tell the other replicas that this one lives, and what it knows; returns its id."""
+) -> Replica:
+    """Tell the other replicas that this one lives, and what it knows."""
     replica_id, started = new_replica_id(), now_ms()
 
     def describe() -> ReplicaRecord:
@@ -198,7 +199,7 @@ async def _join_replicas(
     closing.append(calling(authority.subscribe(replica.changed)))
     replica.changed()
     keeping.spawn(replica.run(), name="keep it")
-    return replica_id
+    return replica
 
 
 async def _published(replica: Replica) -> None:

@@ -38,16 +38,21 @@ def _listen_address(text: str) -> Endpoint:
 
 
 def _advertised_address(text: str) -> Endpoint:
-    address = parse_endpoint(text)
-    if not address.port or address.host in _EVERY_ADDRESS:
-        raise ValueError("name a host and a port that can be dialled, such as registry.example.com:7401")
-    return address
+    """As parse_endpoint; without a port it is 0, which stands for the port that is listened on."""
+    return parse_endpoint(text, default_port=0)
 
 
 def _https_url(text: str) -> str:
     if not text.startswith("https://") or len(text) <= len("https://") or not text.isprintable() or " " in text:
         raise ValueError("use a URL that begins with https://")
     return text
+
+
+def _dialled_address(text: str) -> Endpoint:
+    address = parse_endpoint(text)
+    if not address.port or address.host in _EVERY_ADDRESS:
+        raise ValueError("name a host and a port that can be dialled, such as registry.example.com:7401")
+    return address
 
 
 SETTINGS: Final = SettingTable(
@@ -58,7 +63,7 @@ SETTINGS: Final = SettingTable(
         Setting("mesh_listen", _listen_address, "address to serve nodes at (mutual TLS)", _ADDRESS),
         Setting(
             "mesh_advertise",
-            _advertised_address,
+            _dialled_address,
             "where nodes reach --mesh-listen, which those that join by `portway-server join` are told; several for "
             "several addresses",
             _ADDRESS,
@@ -68,6 +73,13 @@ SETTINGS: Final = SettingTable(
             "admin_listen",
             _listen_address,
             "address to serve operators at (TLS), who are then not served at --listen; by default they are",
+            _ADDRESS,
+        ),
+        Setting(
+            "advertise",
+            _advertised_address,
+            "where nodes reach --listen, to pass connections on that come to them for the registry; by default "
+            "--listen, or this machine's address where that is every address",
             _ADDRESS,
         ),
         Setting(
@@ -197,6 +209,7 @@ class Config:
     mesh_listen: Endpoint = _MESH_LISTEN
     mesh_advertise: tuple[Endpoint, ...] = ()
     admin_listen: Endpoint | None = None
+    advertise: Endpoint | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     mesh_tls_cert: Path | None = None
@@ -229,6 +242,11 @@ class Config:
     check_private_addresses: str = "auto"
     log_format: str = "text"
     log_level: str = "info"
+
+    @property
+    def called(self) -> str:
+        """The registry's name at nodes' public ports; "" for none."""
+        return self.registry_name or self.domain or ""
 
     def store_spec(self) -> StoreSpec:
         """Which store to use. Raises ConfigError."""

@@ -24,6 +24,7 @@ from portway_runtime.settings import flag
 from portway_registry.errors import ConfigError
 from portway_registry.net.admission import Limits
 from portway_registry.net.front import Front
+from portway_registry.net.node_headers import NodeHeaders
 from portway_registry.services.interceptor import CallInterceptor
 
 logger = logging.getLogger(__name__)
@@ -75,15 +76,17 @@ class GrpcPorts:
         *,
         largest_message: int,
         concurrent_calls: int | None = None,
+        node_headers: NodeHeaders | None = None,
     ) -> "GrpcPort":
         """A port whose address is the setting `key`; it does not accept yet.
 
-        largest_message: bytes. concurrent_calls: at most for one connection.
+        largest_message: bytes. concurrent_calls: at most for one connection. node_headers: as of Front.
         """
         options = [("grpc.max_receive_message_length", largest_message)]
         if concurrent_calls is not None:
             options.append(("grpc.max_concurrent_streams", concurrent_calls))
-        port = self._ports[key] = GrpcPort(key, self._limits, Path(self._folder.name, key), credentials, options)
+        front = Front(key, self._limits, monotonic, node_headers)
+        port = self._ports[key] = GrpcPort(key, front, Path(self._folder.name, key), credentials, options)
         return port
 
     async def close(self) -> None:
@@ -99,12 +102,12 @@ class GrpcPort:
     def __init__(
         self,
         key: str,
-        limits: Limits,
+        front: Front,
         inner: Path,
         credentials: grpc.ServerCredentials,
         options: list[tuple[str, Any]],
     ) -> None:
-        self.front = Front(key, limits, monotonic)
+        self.front = front
         self.health = health.aio.HealthServicer()
         self._key = key
         self._inner = inner

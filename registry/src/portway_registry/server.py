@@ -37,6 +37,8 @@ from portway_registry.config import Config
 from portway_registry.dns.static_records import StaticRecords
 from portway_registry.errors import ConfigError
 from portway_registry.metrics import AcmeCounts, CallCounts, exposition
+from portway_registry.net.node_headers import NodeHeaders
+from portway_registry.net.reached_at import reached_at
 from portway_registry.nodes.certificates import require_current
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority, reload_configured
@@ -213,7 +215,7 @@ class Registry:
             cluster.wrapping,
             cluster.audit,
             cluster.now_ms,
-            replica=cluster.replica_id,
+            replica=cluster.replica.id,
         )
         tasks = Tasks("certificates", on_failure=self._on_failure)
         self._closing.append(tasks.close)  # gives the turn up while the store is still open
@@ -291,19 +293,21 @@ class Registry:
             views, orders, tokens, tenants, invitations, cluster.grant_keys, cluster.rotation, audit, dns, wishes
         )
         identify = by_token(tokens, invitations)
+        headers = NodeHeaders(cluster.replica.id, cluster.hub.front_key.accepted, now_ms)
 
-        def add(key: str) -> tuple[GrpcPort, aio.Server]:
+        def add(key: str, node_headers: NodeHeaders | None = None) -> tuple[GrpcPort, aio.Server]:
             port = ports.add(
                 key,
                 server_credentials(certificate),
                 largest_message=_LARGEST_CALL,
                 concurrent_calls=_CONCURRENT_CALLS,
+                node_headers=node_headers,
             )
             return port, port.server(
                 CallInterceptor(port.front, identify, self._calls.count, cluster.failed.note, streams)
             )
 
-        public, server = add("listen")
+        public, server = add("listen", headers)
         add_DiscoveryServicer_to_server(discovery, server)
         add_EnrolmentServicer_to_server(Enrolment(cluster.certificates, cluster.views.replicas), server)
         if config.admin_listen is None:
@@ -313,7 +317,19 @@ class Registry:
             add_AdminServicer_to_server(admin, own)
             self._admin_address = await operators.serve(config.admin_listen)
         self._address = await public.serve(config.listen)
+        self._tell_nodes(cluster, self._address)
         return reports
+
+    def _tell_nodes(self, cluster: Cluster, listening: Endpoint) -> None:
+        """Let nodes pass connections on to the public port, as long as it is served."""
+        if not self._config.called:
+            return
+        at = reached_at(self._config.advertise, listening)
+        if at is None:
+            logger.warning("no node passes connections on here: name an address of this machine with --advertise")
+            return
+        cluster.replica.serves_at(str(at))
+        self._closing.append(cluster.replica.serves_no_more)
 
     async def _serve_metrics(
         self,

@@ -152,6 +152,16 @@ class NodeLimits:
         "over TCP; the busiest resolvers ask a tenth of it",
     )
     dns_answer_burst: int = _limit(1_000, "the same at once")
+    # Connections for the registry, which are passed on.
+    max_passed: int = _limit(
+        1_000,
+        "connections for the registry that are passed on, of all addresses together; the prefixes of addresses share "
+        "them, and they take a quarter of the descriptors at most",
+    )
+    passed_per_second: int = _limit(
+        400,
+        "the same, begun per second; above it they wait, and prefixes take turns: a registry has as many handshakes",
+    )
     # Memory.
     max_memory_mib: int = _limit(
         0,

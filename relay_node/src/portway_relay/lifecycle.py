@@ -15,6 +15,7 @@ from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.public_port import PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.mesh.peers import Peers
+from portway_relay.passages.passages import Passages
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.registry_link.outbox import Outbox
 from portway_relay.sessions.sessions import Sessions
@@ -42,6 +43,7 @@ class Lifecycle:
         sessions: Sessions,
         peers: Peers,
         visits: Visits,
+        passages: Passages,
         public_port: PublicPort,
         http_port: HttpPort,
         raw_ports: RawPorts,
@@ -60,6 +62,7 @@ class Lifecycle:
         self._sessions = sessions
         self._peers = peers
         self._visits = visits
+        self._passages = passages
         self._public_port = public_port
         self._http_port = http_port
         self._raw_ports = raw_ports
@@ -152,9 +155,9 @@ class Lifecycle:
         await asyncio.gather(self._public_port.heard(), self._http_port.heard())
 
     async def _over(self) -> None:
-        """Wait until those who came before are handed on, and all visits have ended."""
+        """Wait until those who came before are handed on, and all visits and calls to registries have ended."""
         await asyncio.gather(self._public_port.over(), self._raw_visitors.over())
-        await self._visits.over()
+        await asyncio.gather(self._visits.over(), self._passages.over())
 
 
 async def _at_most(seconds: float, waiting: Coroutine[None, None, object]) -> bool:

@@ -48,6 +48,9 @@ class NodeCounts:
     accept_pauses: int
     rejected: Mapping[str, int]  # connections, by reason
     outcomes: Mapping[str, int]  # of visits
+    passages: int  # connections for the registry, in progress
+    passage_outcomes: Mapping[str, int]
+    passage_bytes: tuple[int, int]  # to registries and from them, of passages that have ended
     handshakes: int  # in progress, of clients' lanes
     signatures_unchecked: Mapping[str, int]  # by kind of sender
     mesh: MeshCounts
@@ -67,6 +70,7 @@ class _Node(Collector):
             "tunnels": ("tunnels bound here", counts.tunnels),
             "visits": ("visits in progress", counts.visits),
             "half_open_connections": ("connections whose destination is not known yet", counts.half_open),
+            "passages": ("connections for the registry that are passed on, in progress", counts.passages),
             "greeting_lanes": ("client lanes whose first frame is awaited", counts.greeting),
             "raw_ports_held": ("raw TCP ports of tunnels", counts.raw_ports_held),
             "raw_ports_resting": ("raw TCP ports that rest after their release", counts.raw_ports_resting),
@@ -97,6 +101,14 @@ class _Node(Collector):
             yield CounterMetricFamily(f"portway_relay_{name}", description, value=value)
         yield _by("turned_away", "connections turned away", "reason", counts.rejected)
         yield _by("visits_ended", "visits ended", "outcome", counts.outcomes)
+        yield _by("passages_ended", "connections for the registry that have ended", "outcome", counts.passage_outcomes)
+        to_registries, from_registries = counts.passage_bytes
+        passed = CounterMetricFamily(
+            "portway_relay_passages_bytes", "bytes of those that have ended", labels=("direction",)
+        )
+        passed.add_metric(("to_registry",), to_registries)
+        passed.add_metric(("from_registry",), from_registries)
+        yield passed
         yield _by(
             "signatures_unchecked",
             "signatures above their sender's rate, not checked",

@@ -70,6 +70,7 @@ class Node:
             serving.sessions,
             routing.peers,
             routing.visits,
+            serving.passages,
             serving.public_port,
             serving.http_port,
             raw.sockets,
@@ -106,6 +107,7 @@ class Node:
             self._registry_reached,
             self._lifecycle.obey,
             self._prober.probe,
+            serving.fronts.learn,
             self._removed,
             routing.outbox.state_changed,
             _ignore_authorities if self._renewal is None else self._renewal.learn_authorities,
@@ -169,6 +171,7 @@ class Node:
             self._routing.first_seconds.begin()
             self._serving.http_port.listen()
             await self._dns.start()
+            self._serving.fronts.start()
             self._stream.start()
             self._raw.reservation.start()
             self._tasks.spawn(self._routing.memory.watch(), name="watch memory")
@@ -264,6 +267,8 @@ class Node:
         close(raw.reservation.close)
         close(serving.session_tasks.close)
         self._closing.callback(serving.sessions.close)
+        close(serving.passages.close)
+        close(serving.fronts.close)
         close(serving.greeter.close)
         close(raw.visitors.close)
         self._closing.callback(raw.sockets.close)

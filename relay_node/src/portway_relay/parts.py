@@ -29,6 +29,7 @@ from portway_relay.dns.server import DnsServer
 from portway_relay.dns.table import NodeTable
 from portway_relay.errors import ConfigError
 from portway_relay.expiry import Expiry
+from portway_relay.ingress.decision import Alert
 from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.plain_visitors import PlainVisitors
 from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
@@ -41,6 +42,8 @@ from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.requests import PeerRequests
 from portway_relay.mesh.sibling_tunnels import SiblingTunnels
 from portway_relay.net.node_address import NodeAddress
+from portway_relay.passages.fronts import Fronts
+from portway_relay.passages.passages import Passages
 from portway_relay.raw_ports.account import PortAccount
 from portway_relay.raw_ports.owners import PortOwners
 from portway_relay.raw_ports.region_addresses import RegionAddresses
@@ -131,6 +134,8 @@ class Serving:
     session_tasks: Tasks
     greeter: Greeter
     inbound_lanes: InboundLanes
+    fronts: Fronts
+    passages: Passages
     public_port: PublicPort
     plain_visitors: PlainVisitors
     http_port: HttpPort
@@ -349,24 +354,49 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         max_answers=limits.max_half_open,
         clock=base.clock,
     )
+    fronts = Fronts(carrier, base.clock, on_failure=base.on_failure)
+    passages = Passages(
+        carrier,
+        fronts,
+        config.name,
+        limits,
+        last_words=Alert.INTERNAL_ERROR.record,
+        is_memory_scarce=lambda: routing.memory.scarce,
+        clock=base.clock,
+        registry_clock=base.registry_clock,
+        on_failure=base.on_failure,
+    )
     public_port = PublicPort(
         config,
         base.address,
         carrier,
         certificates.current,
         routing.lookup,
-        ConnectionHandlers(routing.visits.start_tls, greeter.accept, inbound_lanes.accept, plain_visitors.answer),
+        ConnectionHandlers(
+            routing.visits.start_tls, greeter.accept, inbound_lanes.accept, plain_visitors.answer, passages.begin
+        ),
         rate=base.rate,
         handshakes=base.handshakes,
         has_just_started=lambda: not routing.first_seconds.over,
         is_memory_scarce=lambda: routing.memory.scarce,
         lacking=lambda: routing.lacking.zones,
+        registry_name=lambda: passages.name,
         clock=base.clock,
         on_failure=base.on_failure,
     )
     http_port = HttpPort(config, plain_visitors, rate=base.rate, clock=base.clock)
     return Serving(
-        grants, table, sessions, session_tasks, greeter, inbound_lanes, public_port, plain_visitors, http_port
+        grants,
+        table,
+        sessions,
+        session_tasks,
+        greeter,
+        inbound_lanes,
+        fronts,
+        passages,
+        public_port,
+        plain_visitors,
+        http_port,
     )
 
 

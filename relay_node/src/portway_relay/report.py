@@ -76,6 +76,9 @@ class Report:
             accept_pauses=public_port.pauses + http_port.pauses,
             rejected=self._rejected(),
             outcomes=routing.visits.outcomes,
+            passages=serving.passages.running,
+            passage_outcomes=serving.passages.outcomes,
+            passage_bytes=(serving.passages.bytes_in, serving.passages.bytes_out),
             handshakes=serving.greeter.handshakes,
             signatures_unchecked=routing.checks.unchecked,
             mesh=MeshCounts(

@@ -113,7 +113,7 @@ SETTINGS: Final = (
     Setting("raw_host", str, "the host name of raw TCP tunnels; by default REGION.DOMAIN", "HOST"),
     Setting("registry", _listen_address, "a registry's mesh port", "HOST:PORT", required=True, repeatable=True),
     Setting(
-        "join", str, "an invitation (`portway-admin node invite`), used once: joins the cluster", "TOKEN@HOST:PORT"
+        "join", str, "an invitation (`portway-admin node invite`), used once: joins the cluster", "TOKEN@HOST[:PORT]"
     ),
     Setting(
         "join_file",

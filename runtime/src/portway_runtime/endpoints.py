@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_PORT: Final = 65_535
+# Where the registry is reached at its name: the public port of nodes, which pass connections on.
+REGISTRY_PORT: Final = 443
 # A host with or without a port, or an IPv6 address without brackets (only where the port may be left out).
 _FORM: Final = re.compile(
     r"(?:\[(?P<bracketed>[^][]+)]|(?P<host>[^][:]*))(?::(?P<port>[^:]*))?|(?P<bare>[^][:]*:[^][:]*:[^][]*)"
@@ -50,6 +52,15 @@ def parse_endpoint(text: str, *, default_port: int | None = None, wildcard: bool
         raise ValueError(f"{_USE}; {error}") from None
     assert port is not None
     return Endpoint(host, port)
+
+
+def parse_registry(text: str) -> Endpoint:
+    """Read where the registry is reached: `host:port`, or a host alone, which means REGISTRY_PORT. An IPv6 address is
+    in brackets: without them its end may be meant for a port. Raises ValueError."""
+    endpoint = parse_endpoint(text, default_port=REGISTRY_PORT)
+    if not endpoint.port or (":" in endpoint.host and not text.startswith("[")):
+        raise ValueError(_USE)
+    return endpoint
 
 
 def is_dns_name(text: str) -> bool:

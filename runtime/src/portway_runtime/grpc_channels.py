@@ -48,6 +48,8 @@ class CallFault(Enum):
     WRONG_NAME = auto()  # the peer's certificate is for another name
     OWN_CERTIFICATE = auto()  # the peer rejected this side's certificate
     CA_UNUSABLE = auto()  # the CA file of this side cannot be used
+    NOBODY_BEHIND = auto()  # a node is there, and no registry answers that it could pass the connection on to
+    UNKNOWN_NAME = auto()  # the peer serves nothing of this name
     NOT_TLS = auto()  # the peer does not speak TLS on that port
     TIMED_OUT = auto()
     CONNECTION_REFUSED = auto()
@@ -64,6 +66,8 @@ _BY_TEXT: Final = (
     ("UNKNOWN_CA", CallFault.OWN_CERTIFICATE),
     ("BAD_CERTIFICATE", CallFault.OWN_CERTIFICATE),
     ("create security handshaker", CallFault.CA_UNUSABLE),
+    ("ALERT_INTERNAL_ERROR", CallFault.NOBODY_BEHIND),
+    ("UNRECOGNIZED_NAME", CallFault.UNKNOWN_NAME),
     ("SSL_ERROR", CallFault.NOT_TLS),
     ("WRONG_VERSION_NUMBER", CallFault.NOT_TLS),
     ("Ssl handshake", CallFault.NOT_TLS),

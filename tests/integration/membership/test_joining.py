@@ -12,7 +12,7 @@ from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_relay.config import NodeConfig
 from portway_relay.errors import ConfigError, JoinError
 from portway_runtime import names
-from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.cluster import DOMAIN, Cluster
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.connect_proxy import ConnectProxy
@@ -57,6 +57,22 @@ def test_a_node_asks_no_proxy(start: Callable[..., Joiner], monkeypatch: pytest.
             joiner.enter(config)
             joiner.run(config)
         assert proxy.asked == []
+
+
+def test_a_node_joins_through_another_one(start: Callable[..., Joiner]) -> None:
+    """At the registry's name and the public port of nodes; afterwards it passes such connections on itself."""
+    joiner = start(registry_name=DOMAIN)
+    first = joiner.join("fra-1")
+    eventually(lambda: first.node._serving.passages.name == DOMAIN)
+    for name, entrance in (("fra-2", first.port), ("fra-3", None)):
+        port = entrance or joiner.cluster.nodes["fra-2"].port
+        token = joiner.invite().partition("@")[0]
+        config = joiner.config(name, token=f"{token}@{DOMAIN}:{port}")
+        joiner.enter(config)
+        joined = joiner.run(config)
+        eventually(lambda: joined.node._serving.passages.name == DOMAIN)
+    assert {node.name for node in joiner.cluster.admin.nodes()} == {"fra-1", "fra-2", "fra-3"}
+    assert first.metrics()['passages_ended_total{outcome="done"}'] == 1
 
 
 def test_what_a_node_keeps_is_its_own(joiner: Joiner) -> None:

@@ -100,10 +100,13 @@ def test_the_environment_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> 
         ("a:1,a:1", ("a:1",)),
         (["a:1", "b:2"], ("a:1", "b:2")),
         (("127.0.0.1:1", "[::1]:2"), ("127.0.0.1:1", "[::1]:2")),
+        ("tun.example.com", ("tun.example.com:443",)),
+        ("a, b:7400, a:443", ("a:443", "b:7400")),
+        ("[2001:db8::1]", ("[2001:db8::1]:443",)),
     ],
 )
 def test_registries_are_one_or_several(named: Any, expected: tuple[str, ...]) -> None:
-    """In a list or with commas, each once, in order."""
+    """In a list or with commas, each once, in order; one without a port is at that of nodes."""
     assert resolve(**(GIVEN | {"registry": named})).registries == expected
 
 
@@ -115,11 +118,11 @@ def test_no_registry_is_an_error_that_names_both_places(named: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "named", ["a", "a:", ":1", "a:b", "a:0", "a:65536", "a:-1", "a:١", "https://a:1", "a b:1", "::1:2", "a:1,b"]
+    "named", ["a:", ":1", "a:b", "a:0", "a:65536", "a:-1", "a:١", "https://a:1", "https://a", "a b", "::1:2", "a:1,b:"]
 )
 def test_an_address_of_no_use_is_quoted(named: str) -> None:
     """With the form that is wanted."""
-    with pytest.raises(ConfigError, match="does not name a registry: write host:port"):
+    with pytest.raises(ConfigError, match="does not name a registry: write host, which is at port 443"):
         resolve(**(GIVEN | {"registry": named}))
 
 

@@ -55,6 +55,7 @@ def test_every_setting_can_be_given_everywhere(file: Path, name: str) -> None:
         "domain": "tunnels.example.com",
         "registry_name": "registry.example.com",
         "acme_directory": "https://acme.example.com/directory",
+        "advertise": "registry-1.example.com:7400",
         "log_format": "json",
         "log_level": "debug",
         "store": "embedded:memory",

@@ -18,6 +18,8 @@ class Parts:
         self.all_heard.set()
         self.clients_gone = asyncio.Event()
         self.visits_over = asyncio.Event()
+        self.passages_over = asyncio.Event()
+        self.passages_over.set()
         self.visits_of_now_over = asyncio.Event()
         self.peers = OtherNodes(peers)
         self.peers = range(peers)
@@ -28,10 +30,12 @@ class Parts:
         sessions: Any = Sessions(self)
         ports: dict[str, Any] = {name: Port(self, name) for name in ("public", "http", "raw")}
         visitors: Any = RawVisitors(self)
+        passages: Any = Passages(self)
         self.lifecycle = Lifecycle(
             sessions,
             parts.peers,
             parts,
+            passages,
             ports["public"],
             ports["http"],
             ports["raw"],
@@ -120,6 +124,16 @@ class RawVisitors:
         self._parts.calls.append("wait for raw visitors")
 
 
+class Passages:
+    """The connections for the registry of Parts, in progress or not."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def over(self) -> None:
+        await self._parts.passages_over.wait()
+
+
 class Sessions:
     """The sessions of Parts."""
 
@@ -184,6 +198,19 @@ async def test_the_way_out_has_an_order() -> None:
     parts.visits_over.set()
     await leaving
     assert parts.calls == [*told, *SHUT, "wait for visits"]
+
+
+async def test_what_is_passed_on_to_a_registry_may_finish() -> None:
+    """Within the grace, as visits may."""
+    parts = Parts()
+    parts.passages_over.clear()
+    parts.clients_gone.set()
+    parts.visits_over.set()
+    leaving = asyncio.ensure_future(parts.lifecycle.leave())
+    await turns()
+    assert not leaving.done()
+    parts.passages_over.set()
+    await leaving
 
 
 async def test_visitors_are_taken_for_a_while_after_the_clients_have_left() -> None:

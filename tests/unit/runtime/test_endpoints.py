@@ -1,7 +1,7 @@
 """Endpoints: what is read as one, and how it is written."""
 
 import pytest
-from portway_runtime.endpoints import Endpoint, is_dns_name, is_host, parse_endpoint
+from portway_runtime.endpoints import Endpoint, is_dns_name, is_host, parse_endpoint, parse_registry
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,25 @@ CONTROLS = ["a\n", "a\x1b", "a\x9b", "fe80::1%\x1b[2J", "::1\0"]
 def test_anything_else_is_no_host(text: str) -> None:
     """What could end a line, control a terminal, lead to a path or to another machine than it seems to."""
     assert not is_host(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("tun.example.com", "tun.example.com", 443),
+        ("tun.example.com:7400", "tun.example.com", 7400),
+        ("192.0.2.1", "192.0.2.1", 443),
+        ("[2001:db8::1]", "2001:db8::1", 443),
+        ("[2001:db8::1]:7400", "2001:db8::1", 7400),
+    ],
+)
+def test_a_registry_without_a_port_is_at_that_of_nodes(text: str, host: str, port: int) -> None:
+    """Which is 443."""
+    assert parse_registry(text) == Endpoint(host, port)
+
+
+@pytest.mark.parametrize("text", ["", ":443", "a:", "a:0", "a:x", "2001:db8::1", "::1:7400", "*"])
+def test_what_names_no_registry_is_refused(text: str) -> None:
+    """Of an IPv6 address without brackets nobody knows whether its end is a port."""
+    with pytest.raises(ValueError, match="use HOST:PORT"):
+        parse_registry(text)

@@ -28,6 +28,8 @@ _TO_LISTENERS = "failed to connect to all addresses; last error: UNAVAILABLE: ip
         ("UNAVAILABLE", "SSL_ERROR_SSL: TLSV1_ALERT_UNKNOWN_CA", CallFault.OWN_CERTIFICATE),
         ("UNAVAILABLE", "SSL_ERROR_SSL: SSLV3_ALERT_BAD_CERTIFICATE", CallFault.OWN_CERTIFICATE),
         ("UNAVAILABLE", "Failed to create security handshaker", CallFault.CA_UNUSABLE),
+        ("UNAVAILABLE", "SSL_ERROR_SSL: error:1: TLSV1_ALERT_INTERNAL_ERROR: Invalid", CallFault.NOBODY_BEHIND),
+        ("UNAVAILABLE", "SSL_ERROR_SSL: error:1: TLSV1_ALERT_UNRECOGNIZED_NAME: Invalid", CallFault.UNKNOWN_NAME),
         ("UNAVAILABLE", "Ssl handshake failed: SSL_ERROR_SSL: WRONG_VERSION_NUMBER", CallFault.NOT_TLS),
         ("UNAVAILABLE", _TO_LISTENERS + "Connection refused (111)", CallFault.CONNECTION_REFUSED),
         ("UNAVAILABLE", "DNS resolution failed for nowhere.invalid:7400", CallFault.UNRESOLVED),

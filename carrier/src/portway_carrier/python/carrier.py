@@ -13,7 +13,17 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.names import Names
 from portway_runtime.proxies import Proxy
 
-from portway_carrier.contract import Counters, Lane, LaneEvents, LocalService, Pool, ServeEvents, Stream, VisitEnded
+from portway_carrier.contract import (
+    Counters,
+    Lane,
+    LaneEvents,
+    LocalService,
+    PassageEnded,
+    Pool,
+    ServeEvents,
+    Stream,
+    VisitEnded,
+)
 from portway_carrier.errors import CarrierError
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.deferred_opened import DeferredOpened
@@ -26,6 +36,7 @@ from portway_carrier.python.transport.establish import StreamFactory
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.joined import JoinedVisit
 from portway_carrier.python.visits.lane_stream import LaneStream
+from portway_carrier.python.visits.passed_on import PassedOn
 from portway_carrier.python.visits.served import LocalServices
 from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 
@@ -91,6 +102,13 @@ class PythonCarrier:
     def serve(self, pool: Pool, table: Mapping[str, LocalService], events: ServeEvents | None = None) -> None:
         assert isinstance(pool, PyPool)
         pool.serve(LocalServices(self._core, self._local_servers, table, events, self._deferred.add).start_visit)
+
+    def pass_on(self, visitor: Stream, far: Stream, header: bytes, within: float, ended: PassageEnded) -> PassedOn:
+        assert isinstance(visitor, PyStream)
+        assert isinstance(far, PyStream)
+        passage = PassedOn(self._core, visitor, far, ended)
+        passage.start(header, within)
+        return passage
 
     def finish(self, stream: Stream, data: bytes) -> None:
         assert isinstance(stream, PyStream)

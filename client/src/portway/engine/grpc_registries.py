@@ -271,6 +271,8 @@ def _reason(name: str, details: str) -> str:
         CallFault.WRONG_NAME: "its certificate is for another name: use the name that it was made for",
         CallFault.OWN_CERTIFICATE: "it asks for a client certificate: is this the registry's public port?",
         CallFault.CA_UNUSABLE: f"the CA file cannot be used: check {CA_VARIABLE}",
+        CallFault.NOBODY_BEHIND: "no registry answers behind that node",
+        CallFault.UNKNOWN_NAME: "no registry of this name is reached there: is this the registry's own name?",
         CallFault.NOT_TLS: "it does not speak TLS there: is this the registry's public port?",
         CallFault.TIMED_OUT: f"no answer within {CALL_TIMEOUT:g} s",
         CallFault.CONNECTION_REFUSED: "connection refused: is it running, and is this its address?",

@@ -322,6 +322,7 @@ class RegistryMessage(_message.Message):
     PORT_OWNERS_FIELD_NUMBER: _builtins.int
     DNS_RECORDS_FIELD_NUMBER: _builtins.int
     ZONE_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    REGISTRY_FRONTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -346,6 +347,8 @@ class RegistryMessage(_message.Message):
     def dns_records(self) -> Global___DnsRecords: ...
     @_builtins.property
     def zone_certificates(self) -> Global___ZoneCertificates: ...
+    @_builtins.property
+    def registry_fronts(self) -> Global___RegistryFronts: ...
     def __init__(
         self,
         *,
@@ -361,12 +364,13 @@ class RegistryMessage(_message.Message):
         port_owners: Global___PortOwners | None = ...,
         dns_records: Global___DnsRecords | None = ...,
         zone_certificates: Global___ZoneCertificates | None = ...,
+        registry_fronts: Global___RegistryFronts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings", "zone_certificates", b"zone_certificates"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "registry_fronts", b"registry_fronts", "revocations", b"revocations", "settings", b"settings", "zone_certificates", b"zone_certificates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "revocations", b"revocations", "settings", b"settings", "zone_certificates", b"zone_certificates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "registry_fronts", b"registry_fronts", "revocations", b"revocations", "settings", b"settings", "zone_certificates", b"zone_certificates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability", "port_owners", "dns_records", "zone_certificates"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability", "port_owners", "dns_records", "zone_certificates", "registry_fronts"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -466,6 +470,64 @@ class ZoneCertificate(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ZoneCertificate: _TypeAlias = ZoneCertificate  # noqa: Y015
+
+@_typing.final
+class RegistryFronts(_message.Message):
+    """Where a node passes connections on that are for the registry: those to its public port whose server name is `name`.
+    Sent after Registered and when it changes; each message is the whole list. With an empty name nothing is passed on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FRONTS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """In lower case."""
+    key: _builtins.bytes
+    """32 bytes: with it this node, and no other one, proves its PROXY headers (WIRE.md, section 9.3)."""
+    @_builtins.property
+    def fronts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistryFront]:
+        """The public ports of the replicas that live."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        fronts: _abc.Iterable[Global___RegistryFront] | None = ...,
+        key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fronts", b"fronts", "key", b"key", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistryFronts: _TypeAlias = RegistryFronts  # noqa: Y015
+
+@_typing.final
+class RegistryFront(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    replica: _builtins.str
+    """The replica's id, which is another after each start of it."""
+    address: _builtins.str
+    """host:port."""
+    def __init__(
+        self,
+        *,
+        replica: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistryFront: _TypeAlias = RegistryFront  # noqa: Y015
 
 @_typing.final
 class Probe(_message.Message):

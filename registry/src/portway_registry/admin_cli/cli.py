@@ -69,7 +69,8 @@ class _NounGroup(click.Group):
 @click.option(
     "--registry",
     envvar="PORTWAY_REGISTRY",
-    help="HOST:PORT of the registry, or several with commas: its --admin-listen, if it has one.",
+    help="HOST or HOST:PORT of the registry, or several with commas: its --admin-listen, if it has one. Without a port "
+    "it is 443, where nodes pass connections on.",
 )
 @click.option(
     "--token", envvar="PORTWAY_ADMIN_TOKEN", help="An admin's API token. Other users can see it in the process list."

@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar, cast
 import click
 import grpc
 from portway_proto.v1.admin_pb2_grpc import AdminStub
-from portway_runtime.endpoints import parse_endpoint
+from portway_runtime.endpoints import parse_endpoint, parse_registry
 from portway_runtime.errors import CertificateError, NoThread, ProxyFailed, SettingsError
 from portway_runtime.grpc_channels import (
     KEEPALIVE,
@@ -190,6 +190,8 @@ class GlobalOptions:
             CallFault.UNTRUSTED: f"the registry's certificate is not from {trusted}",
             CallFault.WRONG_NAME: "the registry's certificate is for another name: give --registry a name in it",
             CallFault.CA_UNUSABLE: f"{self.ca} is not a CA certificate (PEM)",
+            CallFault.NOBODY_BEHIND: "a node answered, and no registry behind it does",
+            CallFault.UNKNOWN_NAME: "no registry of this name is reached there: give --registry its own name",
             CallFault.NOT_TLS: "it does not speak TLS at this port",
             CallFault.TIMED_OUT: f"it did not answer within {_CALL_TIMEOUT:g} s",
             CallFault.CONNECTION_REFUSED: "the connection was refused",
@@ -276,16 +278,17 @@ def _is_refused(error: grpc.RpcError) -> bool:
 
 
 def _parse_registries(text: str | None) -> list[str]:
-    """HOST:PORT, several separated by commas. Raises UsageError."""
+    """HOST:PORT of each: one or several separated by commas, of which a port may be left out. Raises UsageError."""
     addresses = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not addresses:
-        raise click.UsageError("no registry named: give --registry HOST:PORT or set PORTWAY_REGISTRY")
+        raise click.UsageError("no registry named: give --registry HOST or set PORTWAY_REGISTRY")
+    found = []
     for address in addresses:
         try:
-            parse_endpoint(address)
+            found.append(str(parse_registry(address)))
         except ValueError as error:
             raise click.UsageError(f"{address!r} is not a registry's address: {error}") from None
-    return addresses
+    return found
 
 
 def _read(path: Path, what: str, read: Callable[[Path], bytes]) -> bytes:
@@ -307,12 +310,12 @@ def parse_duration(ctx: click.Context, parameter: click.Parameter, text: str) ->
 
 
 def parse_address(ctx: click.Context, parameter: click.Parameter, text: str) -> str:
-    """The callback of an option that is HOST:PORT, or is not given."""
+    """The callback of an option that is HOST or HOST:PORT, or is not given."""
     try:
-        if text and not parse_endpoint(text).port:
-            raise ValueError
+        if text:
+            parse_registry(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r}: write HOST:PORT, such as registry.example.com:7400") from None
+        raise click.BadParameter(f"{text!r}: write HOST or HOST:PORT, such as tun.example.com") from None
     return text
 
 

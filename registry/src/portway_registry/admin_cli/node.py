@@ -133,11 +133,11 @@ def show(options: GlobalOptions, name: str) -> None:
 )
 @click.option(
     "--join-at",
-    metavar="HOST:PORT",
+    metavar="HOST[:PORT]",
     default="",
     callback=parse_address,
     help="The registry's public address, where the node joins; by default the one that this command calls, which must "
-    "not be that of --admin-listen.",
+    "not be that of --admin-listen. Without a port it is 443: the node joins through another one.",
 )
 @json_option
 @pass_options

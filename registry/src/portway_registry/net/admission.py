@@ -23,6 +23,11 @@ HANDSHAKE_BURST: Final = 200.0
 # /64), and of all addresses of its widest prefix (IPv4 /24, IPv6 /48).
 ANONYMOUS_PER_SECOND: Final = 5.0
 ANONYMOUS_BURST: Final = 50.0
+# What a node has of a port at most, in connections without an identified caller and in anonymous calls: it could name
+# any address, so that nothing else bounds a node that was broken into.
+_NODE_SHARE: Final = 0.5
+_NODE_ANONYMOUS: Final = 20.0  # times an address's
+_NODES: Final = 1_024
 # Seconds. Of two connections whose last calls ended within so long, either may make room first.
 _SAME_TIME: Final = 5.0
 _PREFIX_SHARE: Final = 4
@@ -67,12 +72,13 @@ class Admission:
     def __init__(self, limits: Limits, clock: Monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._queue: PrefixQueue[Connection] = PrefixQueue()
+        self._turns = _Turns()
         self._handshakes = TokenBucket(HANDSHAKES_PER_SECOND, HANDSHAKE_BURST, clock)
         self._next_turn: asyncio.TimerHandle | None = None
         self._strangers = HalfOpenConnections[Connection](
             limits.strangers, share_of_address(limits.strangers), self._evict, clock, min_age=STALLED_AFTER
         )
+        self._of_node: dict[str, HalfOpenConnections[Connection]] = {}  # strangers that a node has passed on
         self._idle = HalfOpenConnections[Connection](
             limits.known, share_of_address(limits.known), self._evict_idle, clock
         )
@@ -81,6 +87,9 @@ class Admission:
         self._anonymous = AddressRate(rate, burst, clock)
         self._anonymous_in_prefix: KeyedRate[str | bytes] = KeyedRate(
             rate * _PREFIX_SHARE, burst * _PREFIX_SHARE, clock, ADDRESSES
+        )
+        self._anonymous_of_node: KeyedRate[str] = KeyedRate(
+            rate * _NODE_ANONYMOUS, burst * _NODE_ANONYMOUS, clock, _NODES
         )
         self.ended: Counter[str] = Counter()  # connections that were ended here, by reason
 
@@ -98,17 +107,17 @@ class Admission:
 
     def arrived(self, connection: Connection) -> None:
         """A connection has sent its ClientHello. It is opened in its turn, or ended."""
-        if not self._strangers.add(connection, connection.peer.host):
+        if not self._add_stranger(connection):
             self._end(connection, "no room")
             return
-        self._queue.push(connection, connection.peer.host)
+        self._turns.push(connection)
         self._take_turns()
 
     def identified(self, connection: Connection) -> None:
         """The caller of a call in progress is known."""
         if connection.stage is not Stage.STRANGER:
             return
-        self._strangers.discard(connection)
+        self._discard_stranger(connection)
         connection.stage = Stage.KNOWN
         self._busy.add(connection)
         while len(self._idle) + len(self._busy) > self._limits.known:
@@ -139,8 +148,8 @@ class Admission:
     def gone(self, connection: Connection) -> None:
         """A connection has ended, for whatever reason. May be called again."""
         connection.stage = Stage.CLOSED
-        self._queue.discard(connection)
-        self._strangers.discard(connection)
+        self._turns.discard(connection)
+        self._discard_stranger(connection)
         self._idle.discard(connection)
         self._busy.discard(connection)
 
@@ -150,14 +159,39 @@ class Admission:
             self._next_turn.cancel()
             self._next_turn = None
 
+    def _add_stranger(self, connection: Connection) -> bool:
+        """Add it to the strangers, if there is room for it, and for one more of the node that has passed it on."""
+        host, node = connection.peer.host, connection.entrance
+        if node:
+            of_node = self._of_node.get(node)
+            if of_node is None:
+                most = max(3, int(self._limits.strangers * _NODE_SHARE))
+                of_node = self._of_node[node] = HalfOpenConnections(
+                    most, share_of_address(self._limits.strangers), self._evict, self._clock, min_age=STALLED_AFTER
+                )
+            if not of_node.add(connection, host):
+                return False
+        if self._strangers.add(connection, host):
+            return True
+        self._discard_stranger(connection)
+        return False
+
+    def _discard_stranger(self, connection: Connection) -> None:
+        self._strangers.discard(connection)
+        of_node = self._of_node.get(connection.entrance)
+        if of_node is not None:
+            of_node.discard(connection)
+            if not of_node:
+                del self._of_node[connection.entrance]
+
     def _take_turns(self) -> None:
         if self._next_turn is not None:
             return
-        while self._queue and self._handshakes.take():
-            connection = self._queue.pop()
+        while self._turns and self._handshakes.take():
+            connection = self._turns.pop()
             connection.stage = Stage.STRANGER
             connection.sockets.open()
-        if self._queue:
+        if self._turns:
             self._next_turn = asyncio.get_running_loop().call_later(self._handshakes.wait, self._turn)
 
     def _turn(self) -> None:
@@ -166,8 +200,9 @@ class Admission:
 
     def _count_anonymous(self, connection: Connection) -> None:
         """Charge the address with a call. Above its budget the connection gets this answer and no other one."""
-        host = connection.peer.host
-        if self._anonymous.take(host) and self._anonymous_in_prefix.take(address_prefixes(host)[0]):
+        host, node = connection.peer.host, connection.entrance
+        allowed = self._anonymous.take(host) and self._anonymous_in_prefix.take(address_prefixes(host)[0])
+        if allowed and (not node or self._anonymous_of_node.take(node)):
             return
         if connection.let_go:
             self._end(connection, "anonymous calls")
@@ -188,3 +223,33 @@ class Admission:
         if connection.stage is not Stage.CLOSED:
             self.ended[reason] += 1
             connection.sockets.close()
+
+
+class _Turns:
+    """Connections that wait for their turn. Entrances take turns: each node that has passed some on, and all that came
+    by themselves. Within each, prefixes of addresses do."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, PrefixQueue[Connection]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def push(self, connection: Connection) -> None:
+        self._queues.setdefault(connection.entrance, PrefixQueue()).push(connection, connection.peer.host)
+
+    def pop(self) -> Connection:
+        """Remove the connection whose turn it is. There is one."""
+        entrance = next(iter(self._queues))
+        queue = self._queues.pop(entrance)
+        connection = queue.pop()
+        if queue:
+            self._queues[entrance] = queue  # the last in the next round
+        return connection
+
+    def discard(self, connection: Connection) -> None:
+        queue = self._queues.get(connection.entrance)
+        if queue is not None:
+            queue.discard(connection)
+            if not queue:
+                del self._queues[connection.entrance]

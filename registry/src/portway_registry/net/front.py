@@ -4,13 +4,19 @@ gRPC can neither bound connections by address nor end one, and an interceptor is
 on. So the kernel gives each connection to gRPC a name of its own (an abstract Unix address, `unix(7)`, autobind), which
 gRPC tells as the call's peer, and which leads back to the connection here.
 
-Here: sockets, and the list of connections. Not here: which of them have a turn or make room (admission.py).
+A node passes connections on that came to it for the registry. It writes a PROXY header in front of them; one that is
+believed says where the connection comes from, for everything that asks.
+
+Here: sockets, and the list of connections. Not here: which of them have a turn or make room (admission.py), which
+headers are believed (node_headers.py).
 """
 
 import asyncio
+import logging
 import socket
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Final
@@ -20,11 +26,15 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Listener, finish
 from portway_runtime.proxy_headers import UnexpectedProxyHeaders
+from portway_runtime.proxy_protocol import Invalid, NeedMore, Parsed, parse
 from portway_runtime.tasks import Tasks
 
 from portway_registry.net.admission import Admission, Limits, share_of_address
 from portway_registry.net.connection import Connection
+from portway_registry.net.node_headers import NodeHeaders, PassedOn, Refusal
 from portway_registry.net.splice import Splice
+
+logger = logging.getLogger(__name__)
 
 # Seconds for a ClientHello; five round trips of a slow line.
 _HELLO_TIME: Final = 5.0
@@ -35,6 +45,7 @@ _READ_SIZE: Final = 64 << 10
 _RECORD_HEADER: Final = 5  # type, version, length (RFC 8446 §5.1)
 _HANDSHAKE: Final = 22
 _LONGEST_RECORD: Final = 16 << 10
+_V2_BEGINS: Final = b"\r\n"  # a PROXY header of version 2, which alone has a proof
 
 
 class Hello(Enum):
@@ -42,6 +53,29 @@ class Hello(Enum):
 
     TLS = auto()
     OTHER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Headed:
+    """A whole ClientHello with a PROXY header in front of it."""
+
+    header: Parsed
+
+
+def first_message(data: bytes) -> Hello | Headed | int:
+    """As `first_record`, also behind a PROXY header of version 2."""
+    if not _V2_BEGINS.startswith(data[: len(_V2_BEGINS)]):
+        return first_record(data)
+    header = parse(data)
+    if isinstance(header, Invalid):
+        return Hello.OTHER
+    if isinstance(header, NeedMore):
+        return header.size
+    behind = data[header.length :]
+    hello = first_record(behind) if behind else 1
+    if isinstance(hello, int):
+        return header.length + hello
+    return Headed(header) if hello is Hello.TLS else hello
 
 
 def first_record(data: bytes) -> Hello | int:
@@ -59,11 +93,14 @@ def first_record(data: bytes) -> Hello | int:
 class Front:
     """One port, from `serve` to `close`."""
 
-    def __init__(self, name: str, limits: Limits, clock: Monotonic) -> None:
-        """`name` is how the port is called in the log."""
+    def __init__(self, name: str, limits: Limits, clock: Monotonic, node_headers: NodeHeaders | None = None) -> None:
+        """`name` is how the port is called in the log. Without `node_headers` none is believed."""
+        self._name = name
         self._clock = clock
-        self._hellos = FirstBytes(
-            first_record,
+        self._node_headers = node_headers
+        self._refused_headers: Counter[str] = Counter()
+        self._hellos = FirstBytes[Hello | Headed](
+            first_message,
             self._greeted,
             time_limit=_HELLO_TIME,
             capacity=limits.hellos,
@@ -86,7 +123,8 @@ class Front:
 
     def ended(self) -> Counter[str]:
         """How many were ended here, by reason."""
-        return self.admission.ended + Counter({"no hello": self._hellos.evicted, "proxy header": self._proxied.seen})
+        others = Counter({"no hello": self._hellos.evicted, "proxy header": self._proxied.seen})
+        return self.admission.ended + self._refused_headers + others
 
     def serve(self, sockets: Sequence[socket.socket], inner: Path) -> None:
         """Accept on these listening sockets, which are owned from now on, for the gRPC server that listens at
@@ -139,13 +177,43 @@ class Front:
         self.accepted += 1
         self._hellos.add(sock, peer)
 
-    def _greeted(self, sock: socket.socket, peer: Endpoint, hello: Hello, first_bytes: bytes) -> None:
-        if hello is Hello.OTHER:
+    def _greeted(self, sock: socket.socket, peer: Endpoint, hello: Hello | Headed, first_bytes: bytes) -> None:
+        if hello is Hello.TLS:
+            self._arrived(sock, peer)
+        elif isinstance(hello, Headed) and self._node_headers is not None:
+            self._headed(sock, peer, hello.header, self._node_headers, first_bytes)
+        else:
             self._proxied.notice(first_bytes, peer)
             sock.close()
+
+    def _headed(
+        self, sock: socket.socket, peer: Endpoint, found: Parsed, headers: NodeHeaders, first_bytes: bytes
+    ) -> None:
+        """A ClientHello behind a header. The header alone is consumed."""
+        verdict = headers.judge(found.header)
+        if isinstance(verdict, PassedOn):
+            sock.recv(found.length)
+            self._arrived(sock, verdict.source, verdict.node)
             return
+        if verdict is Refusal.UNPROVED:
+            self._proxied.notice(first_bytes, peer)
+        else:
+            self._refused_headers[f"proxy header {verdict.value}"] += 1
+            about = {"port": self._name, "peer": peer.host, "why": verdict.value}
+            logger.warning("connections with a PROXY header that is not believed are refused", extra=about)
+        sock.close()
+
+    def _arrived(self, sock: socket.socket, peer: Endpoint, entrance: str = "") -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        splice = Splice(sock, peer, opening=self._open, ended=self._ended, buffer=self._buffer, clock=self._clock)
+        splice = Splice(
+            sock,
+            peer,
+            entrance=entrance,
+            opening=self._open,
+            ended=self._ended,
+            buffer=self._buffer,
+            clock=self._clock,
+        )
         self._splices.add(splice)
         self.admission.arrived(splice.connection)
 

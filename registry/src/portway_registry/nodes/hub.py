@@ -35,10 +35,12 @@ from portway_registry.acme.held import HeldCertificates
 from portway_registry.dns.board import DnsBoard
 from portway_registry.errors import CertificateSuperseded, CertificateUntrusted, NodeRemoved, Replaced
 from portway_registry.nodes.certificates import demand_current, note_registration, require_current
+from portway_registry.nodes.front_key import FrontKey
 from portway_registry.nodes.node_changes import clock_ahead, without_counts
 from portway_registry.nodes.peer_lists import in_parts
 from portway_registry.nodes.port_owners import RegionPorts
 from portway_registry.nodes.reachability import Dial, Prober
+from portway_registry.nodes.registry_fronts import FrontLists
 from portway_registry.nodes.session import NodeSession, Write
 from portway_registry.nodes.token_check import invalid_tokens
 from portway_registry.nodes.unplaced import UnplacedTunnels
@@ -87,9 +89,11 @@ class Hub:
         dial: Dial | None = None,
         dns: DnsBoard,
         certificates: HeldCertificates | None = None,
+        registry_name: str = "",
     ) -> None:
         """lease_seconds: from a node's last KeepAlive until it is dropped. Without `dial` addresses are not checked,
-        and all nodes count as reached. certificates: those that nodes are handed; None when none are obtained."""
+        and all nodes count as reached. certificates: those that nodes are handed; None when none are obtained.
+        registry_name: what connections that nodes pass on to the registry are for."""
         self._store = store
         self._views = views
         self._grants = grants
@@ -104,6 +108,8 @@ class Hub:
         self._dns = dns
         self._dns_changed = asyncio.Event()
         self._ports = RegionPorts(views.port_blocks, self._sessions)
+        self.front_key = FrontKey(store, views, now_ms)
+        self._fronts = FrontLists(views, self.front_key, self._sessions, registry_name)
         self._unplaced = UnplacedTunnels(views, self._sessions, now_ms)
         self._checks = StatementChecks()
         self._rules = SessionRules(
@@ -133,6 +139,9 @@ class Hub:
             self._views.identities.subscribe(self._identity_changed),
             self._views.port_blocks.subscribe(self._ports.block_changed),
             self._views.dns.subscribe(lambda old, new: self._dns_changed.set()),
+            self._views.replicas.subscribe(self._fronts.replica_changed),
+            self._views.front_key.subscribe(self._fronts.changed),
+            self._views.identities.subscribe(self._fronts.changed),
             self._authority.subscribe(self._authorities_changed),
         ]
         if self._certificates is not None:
@@ -140,6 +149,8 @@ class Hub:
         self._tasks.spawn(self._send_peers(), name="send peers")
         self._tasks.spawn(self._ports.send_changes(), name="send owners of ports")
         self._tasks.spawn(self._send_dns_records(), name="send DNS records")
+        self._tasks.spawn(self._fronts.send_changes(), name="send registries' ports")
+        self._tasks.spawn(self.front_key.run(), name="rotate the key of PROXY headers")
         self._tasks.spawn(self._unplaced.run(), name="remove unplaced tunnels")
         self._tasks.spawn(self._rules.presences.keep_swept(), name="sweep presences")
 
@@ -222,6 +233,7 @@ class Hub:
                 session.outbox.dns_records(self._dns.messages())
             if self._certificates is not None:
                 session.outbox.zone_certificates(self._certificates.for_nodes())
+            session.outbox.registry_fronts(self._fronts.fronts(info.name))
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             # What was over a quota while the node had no session is over it still.
             for tenant, token in {(one.value.tenant, one.value.token_id) for one in self._held_by(info.name)}:

@@ -1,7 +1,7 @@
 """The outbox: messages for one node, held until its stream takes them.
 
-Of messages that replace each other (settings, peers, owners of ports, DNS records, certificates, the order) only the
-last is held: a node that reads slowly is sent fewer, and never makes the registry hold more.
+Of messages that replace each other (settings, peers, owners of ports, DNS records, certificates, registries, the order)
+only the last is held: a node that reads slowly is sent fewer, and never makes the registry hold more.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from portway_proto.v1.mesh_pb2 import (
     Probe,
     Reachability,
     Registered,
+    RegistryFronts,
     RegistryMessage,
     Revocations,
     ZoneCertificates,
@@ -45,6 +46,7 @@ class Outbox:
         self._peers: tuple[Peers, ...] = ()
         self._port_owners: PortOwners | None = None
         self._dns_records: tuple[DnsRecords, ...] = ()
+        self._registry_fronts: RegistryFronts | None = None
         self._revoked: dict[str, None] = {}
         self._zone_certificates: ZoneCertificates | None = None
         self._order: Order | None = None
@@ -75,6 +77,10 @@ class Outbox:
 
     def zone_certificates(self, message: ZoneCertificates) -> None:
         self._zone_certificates = message
+        self._wake.set()
+
+    def registry_fronts(self, message: RegistryFronts) -> None:
+        self._registry_fronts = message
         self._wake.set()
 
     def order(self, message: Order) -> None:
@@ -140,6 +146,9 @@ class Outbox:
         if self._zone_certificates is not None:
             yield RegistryMessage(zone_certificates=self._zone_certificates)
             self._zone_certificates = None
+        if self._registry_fronts is not None:
+            yield RegistryMessage(registry_fronts=self._registry_fronts)
+            self._registry_fronts = None
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None

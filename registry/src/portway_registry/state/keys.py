@@ -12,6 +12,7 @@ Here: names of keys. Not here: the values under them, nor how they are read.
     orders/<node>      OrderRecord; absent for a node without an order
     ports/<region>/<first>  PortBlockRecord: the owner of the block of raw ports from `first` on; on no lease
     authority          AuthorityRecord: the cluster's own CA, its key included
+    front-key          FrontKeyRecord: what nodes' keys for PROXY headers are made of
     invitations/<id>   InvitationRecord
     identities/<node>  IdentityRecord: the last node that joined under this name
     audit/<when>-<id>  AuditRecord; sorts by time
@@ -39,6 +40,7 @@ REPLICAS: Final = ROOT + "replicas/"
 ORDERS: Final = ROOT + "orders/"
 PORTS: Final = ROOT + "ports/"
 AUTHORITY: Final = ROOT + "authority"
+FRONT_KEY: Final = ROOT + "front-key"
 INVITATIONS: Final = ROOT + "invitations/"
 IDENTITIES: Final = ROOT + "identities/"
 AUDIT: Final = ROOT + "audit/"

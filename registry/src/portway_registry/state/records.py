@@ -76,7 +76,8 @@ class GrantKeyRecord(msgspec.Struct, frozen=True):
 
 class ReplicaRecord(msgspec.Struct, frozen=True):
     """A registry replica that lives: the ids of the grant keys that it knows, of the CAs that it trusts, and of the one
-    that the certificate of its mesh port is from. mesh: where nodes reach that port, as host:port."""
+    that the certificate of its mesh port is from. mesh: where nodes reach that port, as host:port. front: host:port of
+    its public port, for nodes; "" while it serves none."""
 
     id: str
     started_at_ms: int = 0
@@ -84,6 +85,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True):
     authorities: tuple[str, ...] = ()
     certificate_authority: str = ""
     mesh: tuple[str, ...] = ()
+    front: str = ""
 
 
 class Order(StrEnum):
@@ -135,6 +137,17 @@ class AuthorityRecord(msgspec.Struct, frozen=True):
     next: StoredAuthority | None = None
     before: StoredAuthority | None = None
     changed_at_ms: int = 0
+
+
+class FrontKeyRecord(msgspec.Struct, frozen=True):
+    """The secret that nodes' keys for PROXY headers are made of. `key` is in use, and headers by `other` are accepted
+    too: that is the next one, while nodes and replicas hear of it, or else the one before. changed_at_ms: when it was
+    made, or came into use."""
+
+    key: bytes
+    changed_at_ms: int
+    other: bytes = b""
+    other_is_next: bool = False
 
 
 class InvitationRecord(msgspec.Struct, frozen=True):

@@ -1,4 +1,5 @@
-"""This replica's own record in the store: that it lives, and which grant keys it knows.
+"""This replica's own record in the store: that it lives, which grant keys it knows, and where nodes reach its public
+port.
 
 Here: keeping the record, on a lease of its own. Not here: what others conclude from it. A replica that is cut off from
 the store is gone when its lease ends.
@@ -11,6 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from portway_runtime.backoff import jittered
 
 from portway_registry.errors import LeaseLost, StoreUnavailable
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 _REFRESHES_A_LEASE: Final = 3
 _PAUSE: Final = 1.0  # seconds at most between tries during an outage of the store
 _LONGEST_HOST: Final = 40  # characters
+_WITHDRAWN_WITHIN: Final = 1.0  # seconds
 
 
 def new_replica_id() -> str:
@@ -43,6 +46,28 @@ class Replica:
         self._written: ReplicaRecord | None = None
         self._changed = asyncio.Event()
         self._away = False
+        self._front = ""
+
+    @property
+    def id(self) -> str:
+        """Another one after each start."""
+        return self._describe().id
+
+    def serves_at(self, front: str) -> None:
+        """Nodes may pass connections on to this address (host:port) from now on."""
+        self._front = front
+        self.changed()
+
+    async def serves_no_more(self) -> None:
+        """Nodes pass nothing on here any more. In an outage of the store they notice by themselves."""
+        if not self._front:
+            return
+        self._front = ""
+        try:
+            async with asyncio.timeout(_WITHDRAWN_WITHIN):
+                await self.publish()
+        except (StoreUnavailable, LeaseLost, TimeoutError) as error:
+            logger.info("this registry's public port is not withdrawn", extra={"reason": str(error)})
 
     def changed(self, *_: object) -> None:
         """`describe` may return something else than before."""
@@ -58,7 +83,7 @@ class Replica:
             await self._publish()
 
     async def _publish(self) -> None:
-        record = self._describe()
+        record = msgspec.structs.replace(self._describe(), front=self._front)
         if self._lease == NO_LEASE:
             self._lease = await self._store.grant_lease(self._lease_seconds)
             self._written = None

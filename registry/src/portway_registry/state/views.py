@@ -19,6 +19,7 @@ from portway_registry.state.records import (
     AuthorityRecord,
     CertificateRecord,
     DnsItem,
+    FrontKeyRecord,
     GrantKeyRecord,
     IdentityRecord,
     InvitationRecord,
@@ -271,6 +272,9 @@ class Views:
         )
         self.grant_keys: View[GrantKeyRecord] = View(store, keys.GRANT_KEYS, decode_grant_key, on_failure=on_failure)
         self.authority: View[AuthorityRecord] = View(store, keys.AUTHORITY, decode_authority, on_failure=on_failure)
+        self.front_key: View[FrontKeyRecord] = View(
+            store, keys.FRONT_KEY, decoder(FrontKeyRecord), on_failure=on_failure
+        )
         self.replicas: View[ReplicaRecord] = View(store, keys.REPLICAS, decoder(ReplicaRecord), on_failure=on_failure)
         self.orders: View[OrderRecord] = View(store, keys.ORDERS, decoder(OrderRecord), on_failure=on_failure)
         self.invitations: View[InvitationRecord] = View(
@@ -299,6 +303,7 @@ class Views:
         return (
             self.grant_keys,
             self.authority,
+            self.front_key,
             self.replicas,
             self.tokens,
             self.tenants,

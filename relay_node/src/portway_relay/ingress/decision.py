@@ -64,6 +64,11 @@ class PeerLane:
 
 
 @dataclass(frozen=True, slots=True)
+class ForRegistry:
+    """A client's, an operator's or a new node's connection to the registry, whose TLS ends there."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlainHttp:
     """An HTTP request without TLS."""
 
@@ -79,29 +84,37 @@ class Refuse:
     lacking: str = ""
 
 
-Decision = Visitor | ClientLane | PeerLane | PlainHttp | Refuse
+Decision = Visitor | ClientLane | PeerLane | ForRegistry | PlainHttp | Refuse
 
 
 def decide(
-    hello: Parsed | Request | Invalid, *, zones: Container[str], server_name: str, lacking: Container[str] = ()
+    hello: Parsed | Request | Invalid,
+    *,
+    zones: Container[str],
+    server_name: str,
+    lacking: Container[str] = (),
+    registry_name: str = "",
 ) -> Decision:
     """What a connection is for, from what it begins with.
 
     zones: the `<region>.<domain>` that this node has certificates for.
     server_name: this node's name as the SNI of lanes.
     lacking: the `<region>.<domain>` of the cluster that it has no certificate for.
+    registry_name: the registry's name, which is no secret, when connections for it can be passed on; "" for none.
     """
     if isinstance(hello, Request):
         return PlainHttp(hello)
     if isinstance(hello, Invalid):
         return Refuse(Alert.DECODE_ERROR)
+    # RFC 6066 §3 says without the last dot of a fully qualified name; some clients send it.
+    name = (hello.sni or "").lower().removesuffix(".")
+    if registry_name and name == registry_name:
+        return ForRegistry()
     group = choose_group(hello.groups, hello.shares)
     if group is None:
         return Refuse(Alert.HANDSHAKE_FAILURE)
     if hello.alpn and _PROTOCOLS.isdisjoint(hello.alpn):
         return Refuse(Alert.NO_APPLICATION_PROTOCOL)
-    # RFC 6066 §3 says without the last dot of a fully qualified name; some clients send it.
-    name = (hello.sni or "").lower().removesuffix(".")
     if LINK_ALPN in hello.alpn:
         return ClientLane(group) if name == server_name else Refuse(Alert.UNRECOGNIZED_NAME)
     if MESH_ALPN in hello.alpn:

@@ -33,6 +33,7 @@ from portway_relay.ingress.decision import (
     Alert,
     ClientLane,
     Decision,
+    ForRegistry,
     PeerLane,
     PlainHttp,
     Visitor,
@@ -60,12 +61,15 @@ class ConnectionHandlers:
     visitor: called with socket, peer, destination, region of the host name, and the TLS settings for the handshake.
     client_lane, peer_lane: called with socket, peer, and the group for the key exchange.
     plain_visitor: called with socket, peer, and a request without TLS. There is no handshake.
+    registry: called with socket and peer of a connection for the registry. There is no handshake here. False when it
+        has no place for it, and then it does not own the socket.
     """
 
     visitor: Callable[[socket.socket, Endpoint, Destination, str, ServerTls, Callable[[], None]], None]
     client_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
     peer_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
     plain_visitor: Callable[[socket.socket, Endpoint, Request], None]
+    registry: Callable[[socket.socket, Endpoint], bool] = lambda sock, peer: False
 
 
 @dataclass(slots=True, eq=False)
@@ -102,12 +106,14 @@ class PublicPort:
         has_just_started: Callable[[], bool],
         is_memory_scarce: Callable[[], bool],
         lacking: Callable[[], Container[str]],
+        registry_name: Callable[[], str] = lambda: "",
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """`rate` limits new connections of one address, `handshakes` those that peers begin and do not complete.
         Names that are unknown while the node has just started are no guesses, and wait in the finder. While memory is
-        scarce no visitor is taken. `lacking` gives the zones of the cluster without a certificate."""
+        scarce no visitor is taken. `lacking` gives the zones of the cluster without a certificate, `registry_name` the
+        name for which connections can be passed on to a registry, "" for none."""
         self._config = config
         self.address = address
         self._carrier = carrier
@@ -120,6 +126,7 @@ class PublicPort:
         self._has_just_started = has_just_started
         self._is_memory_scarce = is_memory_scarce
         self._lacking = lacking
+        self._registry_name = registry_name
         self._proxied = UnexpectedProxyHeaders("public")
         # Places of connections that wait for their turn, and of those whose label is looked up.
         self._queued = PrefixShares(limits.max_half_open, clock)
@@ -209,7 +216,16 @@ class PublicPort:
             self._refuse(sock, Alert.DECODE_ERROR, "proxy_header")
             return
         zones, server_name = self._certificates().zones.keys(), self._config.server_name
-        decision = decide(hello, zones=zones, server_name=server_name, lacking=self._lacking())
+        decision = decide(
+            hello,
+            zones=zones,
+            server_name=server_name,
+            lacking=self._lacking(),
+            registry_name=self._registry_name(),
+        )
+        if isinstance(decision, ForRegistry):  # it waits for turns of its own
+            self._act(sock, peer, decision)
+            return
         turns = self._lanes if isinstance(decision, ClientLane | PeerLane) else self._visitors
         if self._next_turn is None:
             self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
@@ -240,6 +256,9 @@ class PublicPort:
             self._hand_over(self._handlers.client_lane, sock, peer, decision.group)
         elif isinstance(decision, PeerLane):
             self._hand_over(self._handlers.peer_lane, sock, peer, decision.group)
+        elif isinstance(decision, ForRegistry):
+            if not self._handlers.registry(sock, peer):
+                self._refuse(sock, Alert.INTERNAL_ERROR, "registry")
         elif isinstance(decision, PlainHttp):
             self._handlers.plain_visitor(sock, peer, decision.request)
         elif decision.lacking:

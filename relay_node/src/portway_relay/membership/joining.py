@@ -18,7 +18,7 @@ from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
 from portway_proto.v1.enrolment_pb2_grpc import EnrolmentStub
 from portway_runtime.backoff import Backoff
 from portway_runtime.clocks import UtcNow, utc_now
-from portway_runtime.endpoints import Endpoint, parse_endpoint
+from portway_runtime.endpoints import Endpoint, parse_registry
 from portway_runtime.errors import CertificateError
 from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS, CallFault, fault_of, reason_of
 from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, is_address, target_of
@@ -41,7 +41,11 @@ _LONGEST_PAUSE: Final = 10.0
 # A call that failed so may succeed later; every other failure is the registry's answer.
 _TEMPORARY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _UNTRUSTED: Final = frozenset({CallFault.UNTRUSTED, CallFault.WRONG_NAME})
-_REASONS: Final = {CallFault.TIMED_OUT: f"no answer within {_ANSWERED_WITHIN:g} s"}
+_REASONS: Final = {
+    CallFault.TIMED_OUT: f"no answer within {_ANSWERED_WITHIN:g} s",
+    CallFault.NOBODY_BEHIND: "no registry answers behind the node there",
+    CallFault.UNKNOWN_NAME: "no registry of this name is reached there",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +58,20 @@ class Invitation:
 
 
 def parse_invitation(text: str, source: str = "--join") -> Invitation:
-    """Read TOKEN@HOST:PORT. Raises ConfigError, whose message names the source and does not repeat the token."""
+    """Read TOKEN@HOST:PORT, of which the port may be left out. Raises ConfigError, whose message names the source and
+    does not repeat the token."""
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise ConfigError(
-            f"{source} is not an invitation: one has the form pwj_<id>_<secret>@HOST:PORT, as `portway-admin node "
+            f"{source} is not an invitation: one has the form pwj_<id>_<secret>@HOST[:PORT], as `portway-admin node "
             "invite` prints it"
         )
     try:
-        registry = parse_endpoint(match["address"] or "")
+        registry = parse_registry(match["address"] or "")
     except ValueError:
         raise ConfigError(
-            f"{source} names no registry: put @HOST:PORT of the registry (its port for clients) behind the token"
+            f"{source} names no registry: put @HOST behind the token, or @HOST:PORT (the registry's port for clients; "
+            "443 is that of any node)"
         ) from None
     return Invitation(match["id"], match["token"], registry)
 

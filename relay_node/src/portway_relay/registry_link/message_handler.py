@@ -14,6 +14,7 @@ from portway_proto.v1.mesh_pb2 import (
     Eviction,
     Probe,
     Reachability,
+    RegistryFronts,
     RegistryMessage,
     ZoneCertificate,
 )
@@ -58,6 +59,7 @@ class MessageHandler:
         reached: Callable[[], None],
         obey: Callable[["NodeState.ValueType"], None],
         probe: Callable[[Probe], None],
+        registries: Callable[[RegistryFronts], None],
         removed: Callable[[str], None],
         keys_learned: Callable[[], None],
         authorities_learned: Callable[[bytes, str], None],
@@ -68,6 +70,7 @@ class MessageHandler:
         reached: called when a registry can be asked, for the first time or again.
         obey: called with the state that an operator orders for this node.
         probe: called with another node whose address is to be tried.
+        registries: called with the list of the registries' public ports.
         removed: called with the reason when the cluster admits this node no more.
         keys_learned: called when grants are verified with other keys than before.
         authorities_learned: called with the CAs to trust (PEM), and the id of the one that issues.
@@ -85,6 +88,7 @@ class MessageHandler:
         self._reached = reached
         self._obey = obey
         self._probe = probe
+        self._registries = registries
         self._removed = removed
         self._keys_learned = keys_learned
         self._authorities_learned = authorities_learned
@@ -133,6 +137,8 @@ class MessageHandler:
                 self._dns_records(message.dns_records)
             case "zone_certificates":
                 self._certificates_received(message.zone_certificates.certificates)
+            case "registry_fronts":
+                self._registries(message.registry_fronts)
             case "evictions":
                 for eviction in message.evictions.evictions:
                     self._evict(eviction)

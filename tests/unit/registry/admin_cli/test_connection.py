@@ -134,9 +134,11 @@ def test_what_is_missing_is_a_usage_error(stage: Stage, admin: Call, flag: str) 
     assert {"--registry": "PORTWAY_REGISTRY", "--token-file": "PORTWAY_ADMIN_TOKEN"}[flag] in result.stderr
 
 
-@pytest.mark.parametrize("address", ["localhost", "localhost:", "localhost:x", ":1", "localhost:70000", "https://a"])
+@pytest.mark.parametrize(
+    "address", ["::1:7400", "localhost:", "localhost:x", "localhost:0", ":1", "localhost:70000", "https://a"]
+)
 def test_what_is_no_address_is_a_usage_error(admin: Call, address: str) -> None:
-    """An address without its port is told as such, not as a registry that cannot be reached."""
+    """It is told as such, not as a registry that cannot be reached."""
     result = admin("--registry", address, "--token", "pw_x", *LIST)
     assert result.exit_code == 2
     assert "HOST:PORT" in result.stderr

@@ -161,6 +161,8 @@ def test_a_node_is_invited(stage: Stage) -> None:
     assert told["expires_at_ms"] - told["created_at_ms"] == 3_600_000
     elsewhere = stage.ask("node", "invite", "--region", "fra", "--join-at", "registry.example.com:7400")
     assert elsewhere["token"].endswith("@registry.example.com:7400")
+    through_a_node = stage.ask("node", "invite", "--region", "fra", "--join-at", "tun.example.com")
+    assert through_a_node["token"].endswith("@tun.example.com")
     shown = stage.say("invitations", "list").stdout
     assert told["id"] in shown
     assert told["token"].split("_")[2][:32] not in shown
@@ -174,8 +176,8 @@ def test_a_node_is_invited(stage: Stage) -> None:
         (("--region", "fra", "--ttl", "31d"), 1, "at most 30 days"),
         (("--region", "fra", "--ttl", "0s"), 2, "such as 30m"),
         (("--region", "fra", "--ttl", "soon"), 2, "such as 30m"),
-        (("--region", "fra", "--join-at", "registry.example.com"), 2, "write HOST:PORT"),
-        (("--region", "fra", "--join-at", "a:b"), 2, "write HOST:PORT"),
+        (("--region", "fra", "--join-at", "registry.example.com:"), 2, "write HOST or HOST:PORT"),
+        (("--region", "fra", "--join-at", "a:b"), 2, "write HOST or HOST:PORT"),
         ((), 2, "--region"),
     ],
 )

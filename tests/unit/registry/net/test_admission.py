@@ -36,9 +36,9 @@ class Desk:
     def __init__(self, clock: ManualClock, limits: Limits = LIMITS) -> None:
         self.admission = Admission(limits, clock)
 
-    def arrive(self, host: str) -> Connection:
+    def arrive(self, host: str, entrance: str = "") -> Connection:
         sockets = NoSockets(self.admission)
-        connection = sockets.connection = Connection(Endpoint(host, 4711), sockets)
+        connection = sockets.connection = Connection(Endpoint(host, 4711), sockets, entrance)
         self.admission.arrived(connection)
         return connection
 
@@ -188,3 +188,42 @@ def test_limits_fit_into_descriptors() -> None:
     few = Limits.within(100, 4_096)
     assert few.descriptors <= 100 < Limits.of(few.known + 1).descriptors
     assert min(Limits.within(0, 4_096).strangers, Limits.within(0, 4_096).known) > 0
+
+
+async def test_a_node_takes_half_of_the_strangers_places(desk: Desk) -> None:
+    """Whatever addresses it names: the others are for those who come by themselves, or through other nodes."""
+    of_node = [desk.arrive(f"198.51.{number}.1", "fra-1") for number in range(9)]
+    assert sum(told(one) == ["open"] for one in of_node) == 4
+    others = [desk.arrive(f"203.0.{number}.1") for number in range(3)]
+    others.append(desk.arrive("192.0.2.1", "lon-1"))
+    assert all(told(one) == ["open"] for one in others)
+    desk.call(next(one for one in of_node if told(one) == ["open"]))
+    assert told(desk.arrive("198.51.100.1", "fra-1")) == ["open"], "a known caller gives its place back"
+
+
+async def test_entrances_take_turns(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses one node names, who comes by itself waits for one of its connections at most."""
+    monkeypatch.setattr(admission_module, "HANDSHAKE_BURST", 2.0)
+    desk = Desk(clock, Limits.of(4_096))
+    of_node = [desk.arrive(f"198.51.{number}.1", "fra-1") for number in range(20)]
+    direct = [desk.arrive("203.0.113.1") for _ in range(2)]
+    desk.admission.gone(direct[0])
+    clock.now += 2.5 / admission_module.HANDSHAKES_PER_SECOND
+    await until(lambda: told(direct[1]) == ["open"])
+    assert sum(told(one) == ["open"] for one in of_node) == 3
+    desk.admission.close()
+
+
+async def test_anonymous_calls_of_a_node_are_counted_together(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty times those of an address: it could name another address for each call."""
+    monkeypatch.setattr(admission_module, "HANDSHAKE_BURST", 2_000.0)
+    desk = Desk(clock)
+    answered = 0
+    for number in range(1_500):
+        connection = desk.arrive(f"198.{number // 250}.{number % 250}.1", "fra-1")
+        desk.call(connection, identified=False)
+        answered += told(connection) == ["open"]
+        desk.admission.gone(connection)
+    assert answered == 20 * ANONYMOUS_BURST

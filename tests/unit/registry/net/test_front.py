@@ -1,26 +1,33 @@
 """A port in front of a server on a Unix socket, which stands for gRPC."""
 
 import asyncio
+import secrets
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from portway_registry.cluster import now_ms
 from portway_registry.net import splice as splice_module
 from portway_registry.net.admission import Limits
 from portway_registry.net.connection import Connection, Stage
-from portway_registry.net.front import Front, Hello, first_record
+from portway_registry.net.front import Front, Headed, Hello, first_message, first_record
+from portway_registry.net.node_headers import NodeHeaders
 from portway_registry.net.splice import STRANGER_BURST
 from portway_runtime.clocks import monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import open_sockets
+from portway_runtime.node_headers import NONCE_SIZE, write_header
+from portway_runtime.proxy_protocol import ProxyHeader, encode_v2
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
 
 HELLO = real_hello("localhost", ["h2"])
 NEVER = 3600.0
+KEY = b"k" * 32
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -51,8 +58,10 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 @asynccontextmanager
-async def opened(serve: Serve = echo, host: str = "127.0.0.1", limits: Limits | None = None) -> AsyncIterator[Opened]:
-    front = Front("listen", limits or Limits.of(16), monotonic)
+async def opened(
+    serve: Serve = echo, host: str = "127.0.0.1", limits: Limits | None = None, headers: NodeHeaders | None = None
+) -> AsyncIterator[Opened]:
+    front = Front("listen", limits or Limits.of(16), monotonic, headers)
     sockets = open_sockets(Endpoint(host, 0))
     found = Opened(front, sockets[0].getsockname()[1])
 
@@ -115,6 +124,72 @@ async def test_a_proxy_header_is_told_of(caplog: pytest.LogCaptureFixture) -> No
         assert port.front.ended()["proxy header"] == 2
     told = [record.__dict__ for record in caplog.records]
     assert {(one["port"], one["peer"]) for one in told} == {("listen", "127.0.0.1")}
+
+
+def of_node(source: Endpoint, key: bytes = KEY, replica: str = "r-1") -> bytes:
+    """The header that fra-1 writes now."""
+    at = Endpoint("198.51.100.1", 443)
+    return write_header(key, "fra-1", replica, source, at, now_ms(), secrets.token_bytes(NONCE_SIZE))
+
+
+@pytest.mark.parametrize("source", [Endpoint("203.0.113.9", 50_000), Endpoint("2001:db8::9", 50_000)])
+@pytest.mark.parametrize("pieces", [1, 7])
+async def test_what_a_node_passes_on_comes_from_where_it_says(source: Endpoint, pieces: int) -> None:
+    """The server behind gets the ClientHello alone, however many pieces it came in."""
+    async with opened(headers=NodeHeaders("r-1", lambda node: [KEY], now_ms)) as port:
+        wire = await port.connect()
+        whole = of_node(source) + HELLO
+        size = -(-len(whole) // pieces)
+        for start in range(0, len(whole), size):
+            wire[1].write(whole[start : start + size])
+            await wire[1].drain()
+            await asyncio.sleep(0.002)
+        assert await wire[0].readexactly(len(HELLO)) == HELLO
+        connection = await port.connection()
+        assert (connection.peer, connection.entrance) == (source, "fra-1")
+        assert str(connection.address) == source.host
+        wire[1].close()
+
+
+async def test_a_node_s_header_is_refused_and_counted_when_it_is_not_believed() -> None:
+    """Forged, for another replica, replayed, or of a load balancer. Who has none is served as before."""
+    source = Endpoint("203.0.113.9", 50_000)
+    async with opened(headers=NodeHeaders("r-1", lambda node: [KEY], now_ms)) as port:
+        again = of_node(source)
+        first = await port.connect()
+        first[1].write(again + HELLO)
+        await port.connection()
+        for data in (
+            again,
+            of_node(source, b"x" * 32),
+            of_node(source, replica="r-2"),
+            encode_v2(ProxyHeader(source, source)),
+        ):
+            wire = await port.connect()
+            wire[1].write(data + HELLO)
+            await closed(wire)
+        assert {reason: number for reason, number in port.front.ended().items() if number} == {
+            "proxy header replayed": 1,
+            "proxy header forged": 2,
+            "proxy header": 1,
+        }
+        assert len(port.names) == 1
+        direct = await port.connect()
+        direct[1].write(HELLO)
+        assert await direct[0].readexactly(len(HELLO)) == HELLO
+        assert (await port.connection()).address == ip_address("127.0.0.1")
+        for each in (first, direct):
+            each[1].close()
+
+
+async def test_a_port_that_no_node_passes_on_to_believes_no_header() -> None:
+    """Such as that of operators, or of nodes."""
+    async with opened() as port:
+        wire = await port.connect()
+        wire[1].write(of_node(Endpoint("203.0.113.9", 50_000)) + HELLO)
+        await closed(wire)
+        assert port.names == []
+        assert port.front.ended()["proxy header"] == 1
 
 
 async def test_the_server_s_last_bytes_arrive() -> None:
@@ -247,6 +322,24 @@ async def test_a_server_that_is_gone_costs_the_connection() -> None:
 def test_the_first_record_is_awaited_whole(data: bytes, found: Hello | int) -> None:
     """Of the handshake, and no longer than TLS allows."""
     assert first_record(data) == found
+
+
+@pytest.mark.parametrize("length", range(1, 80))
+def test_a_header_and_the_record_behind_it_are_awaited_whole(length: int) -> None:
+    """At each length more bytes are asked for than there are."""
+    whole = encode_v2(ProxyHeader(Endpoint("192.0.2.1", 1), Endpoint("192.0.2.2", 2))) + HELLO
+    found = first_message(whole[:length])
+    assert isinstance(found, int)
+    assert length < found <= len(whole)
+    assert isinstance(first_message(whole), Headed)
+
+
+def test_behind_a_header_nothing_but_tls_is_awaited() -> None:
+    """As in front of none; a malformed header is nothing."""
+    header = encode_v2(ProxyHeader(Endpoint("192.0.2.1", 1), Endpoint("192.0.2.2", 2)))
+    assert first_message(header + b"GET / HTTP/1.1") is Hello.OTHER
+    assert first_message(header[:12] + b"\x31" + header[13:] + HELLO) is Hello.OTHER
+    assert first_message(b"\r\nGET") is Hello.OTHER
 
 
 async def test_who_came_before_it_stopped_listening_is_served() -> None:

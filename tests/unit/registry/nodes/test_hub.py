@@ -27,7 +27,7 @@ from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.pki.signing import new_key as key_pair
 from portway_registry.state import keys
-from portway_registry.state.records import PortBlockRecord, StaticRecord, encode
+from portway_registry.state.records import PortBlockRecord, ReplicaRecord, StaticRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.store.contract import LeaseId
 from portway_registry.tunnels.quota import Quota
@@ -94,6 +94,7 @@ async def hub(cluster: ViewedStore) -> AsyncIterator[Hub]:
         lease_seconds=60,
         on_failure=failures.append,
         dns=DnsBoard(cluster.views, domain="tunnels.example", registry_name=""),
+        registry_name="registry.example.com",
     )
     hub.start()
     yield hub
@@ -323,3 +324,21 @@ async def test_which_version_a_node_has_is_in_its_record(hub: Hub, cluster: View
         one.say(dns_held=DnsHeld(version=version))
         nodes = cluster.views.nodes
         await shows(nodes, lambda: [node.dns_version for node in nodes.values()] == [version])
+
+
+async def test_nodes_are_told_where_registries_are(hub: Hub, cluster: ViewedStore) -> None:
+    """The name, the replicas that serve, and a key that is theirs alone; when that changes, again."""
+    async with node(hub, "fra-1") as one, node(hub, "fra-2") as other:
+        heard = 1  # the first lists may be from before the key was made
+        while not (first := (await one.until("registry_fronts", heard)).registry_fronts).key:
+            heard += 1
+        assert (first.name, list(first.fronts), len(first.key)) == ("registry.example.com", [], 32)
+        await cluster.store.put(keys.replica("r-1"), encode(ReplicaRecord("r-1", front="192.0.2.1:7400")))
+        await cluster.store.put(keys.replica("r-2"), encode(ReplicaRecord("r-2")))
+        told = (await one.until("registry_fronts", heard + 1)).registry_fronts
+        assert [(each.replica, each.address) for each in told.fronts] == [("r-1", "192.0.2.1:7400")]
+        others = [message.registry_fronts.key for message in other.heard if message.HasField("registry_fronts")]
+        assert others[-1] == hub.front_key.of_node("fra-2")
+        assert others[-1] != told.key == hub.front_key.of_node("fra-1")
+        await cluster.store.delete(keys.replica("r-1"))
+        assert not (await one.until("registry_fronts", heard + 2)).registry_fronts.fronts

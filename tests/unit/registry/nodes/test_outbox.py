@@ -10,6 +10,7 @@ from portway_proto.v1.mesh_pb2 import (
     Peers,
     PortOwners,
     Registered,
+    RegistryFronts,
     RegistryMessage,
 )
 from portway_proto.v1.types_pb2 import NodeInfo
@@ -27,14 +28,16 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox = Outbox()
     outbox.announced(1)
     outbox.evict([Eviction(label="a")])
+    outbox.registry_fronts(RegistryFronts())
     outbox.port_owners(PortOwners())
     outbox.dns_records((DnsRecords(), DnsRecords(part=1)))
     outbox.peers((Peers(),))
     outbox.revoke(["t"])
     outbox.settings(ClusterSettings())
     outbox.registered(Registered(lease_id=1))
-    first = ["registered", "settings", "revocations", "peers", "port_owners"]
-    assert kinds(await outbox.take()) == [*first, "dns_records", "dns_records", "evictions", "announced"]
+    rules = ["registered", "settings", "revocations", "peers", "port_owners"]
+    order = [*rules, "dns_records", "dns_records", "registry_fronts", "evictions", "announced"]
+    assert kinds(await outbox.take()) == order
 
 
 async def test_what_is_told_whole_is_told_in_its_last_state() -> None:

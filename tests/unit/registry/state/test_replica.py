@@ -60,6 +60,16 @@ async def test_it_follows_what_the_replica_knows(stage: Stage) -> None:
     assert await stage.stored() is None
 
 
+async def test_it_says_where_nodes_reach_its_public_port(stage: Stage) -> None:
+    """Until it stops to serve there: before the port is closed, and again only after that."""
+    assert (await stage.stored()) == ReplicaRecord("r1", 1, ("1",))
+    stage.replica.serves_at("192.0.2.1:7400")
+    await stage.replica.publish()
+    assert (await stage.stored()) == ReplicaRecord("r1", 1, ("1",), front="192.0.2.1:7400")
+    await stage.replica.serves_no_more()
+    assert (await stage.stored()) == ReplicaRecord("r1", 1, ("1",))
+
+
 async def test_a_record_whose_lease_was_lost_is_written_again(stage: Stage) -> None:
     """After an outage of the store that outlasted the lease."""
     entry = await stage.store.get(keys.replica("r1"))

@@ -6,6 +6,7 @@ from portway_relay.ingress.client_hello import Invalid, Parsed
 from portway_relay.ingress.decision import (
     Alert,
     ClientLane,
+    ForRegistry,
     PeerLane,
     PlainHttp,
     Refuse,
@@ -24,7 +25,8 @@ HOST = f"{LABEL}.{ZONE}"
 SERVER_NAME = "relay-1.node.portway.internal"
 UNKNOWN = Refuse(Alert.UNRECOGNIZED_NAME)
 
-Route = Visitor | ClientLane | PeerLane | PlainHttp | Refuse
+Route = Visitor | ClientLane | PeerLane | ForRegistry | PlainHttp | Refuse
+REGISTRY = "example.com"
 
 
 def routed(
@@ -182,6 +184,27 @@ def test_the_group_is_one_that_is_cheap(groups: tuple[int, ...], shares: tuple[i
 def test_costly_groups_are_refused_whatever_else_is_offered(name: str | None, alpn: tuple[str, ...]) -> None:
     """Visitors and lanes alike, with a name that is known or not."""
     assert routed(name, alpn, (0x0104, 24)) == Refuse(Alert.HANDSHAKE_FAILURE)
+
+
+@pytest.mark.parametrize("sni", [REGISTRY, REGISTRY.upper(), f"{REGISTRY}."])
+@pytest.mark.parametrize("alpn", [(), ("h2",), ("imap",), (LINK_ALPN,)])
+@pytest.mark.parametrize("groups", [(29,), (24,)])
+def test_what_is_for_the_registry_is_its_own_matter(sni: str, alpn: tuple[str, ...], groups: tuple[int, ...]) -> None:
+    """Its TLS ends there, so nothing else of the hello is looked at. A node that knows no registry refuses it."""
+    hello = Parsed(sni, alpn, groups, ())
+    answer: Route = decide(hello, zones={ZONE}, server_name=SERVER_NAME, registry_name=REGISTRY)
+    assert answer == ForRegistry()
+    unknown: Route = decide(hello, zones={ZONE}, server_name=SERVER_NAME)
+    assert isinstance(unknown, Refuse)
+
+
+def test_names_below_the_registry_s_are_tunnels() -> None:
+    """As the registry has the domain's name by default."""
+    hello = Parsed(HOST, (), (29,), ())
+    answer: Route = decide(hello, zones={ZONE}, server_name=SERVER_NAME, registry_name=REGISTRY)
+    assert answer == Visitor(LABEL, ZONE, (), Group.X25519)
+    nameless: Route = decide(Parsed(None, (), (29,), ()), zones={ZONE}, server_name=SERVER_NAME, registry_name=REGISTRY)
+    assert nameless == UNKNOWN
 
 
 def test_http_in_clear_text_is_told_apart() -> None:

@@ -15,11 +15,17 @@ def test_a_token_says_where_it_is_from(address: str) -> None:
     assert parse_invitation(f" {TOKEN}@{address}\n") == Invitation("abc123", TOKEN, parse_endpoint(address))
 
 
+@pytest.mark.parametrize("host", ["tun.example.com", "[2001:db8::1]"])
+def test_without_a_port_a_node_joins_through_another_one(host: str) -> None:
+    """At the public port of nodes."""
+    assert parse_invitation(f"{TOKEN}@{host}").registry == parse_endpoint(f"{host}:443")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         (TOKEN, "@HOST:PORT"),
-        (f"{TOKEN}@registry.example.com", "@HOST:PORT"),
+        (f"{TOKEN}@registry.example.com:", "@HOST:PORT"),
         (f"{TOKEN}@registry.example.com:70000", "@HOST:PORT"),
         (f"{TOKEN}x@a:1", "portway-admin node invite"),
         (f"pw_abc123_{SECRET}@a:1", "portway-admin node invite"),

@@ -24,6 +24,7 @@ from portway_proto.v1.mesh_pb2 import (
     PortOwners,
     Probe,
     Reachability,
+    RegistryFronts,
     RegistryMessage,
     Revocations,
     ZoneCertificate,
@@ -151,6 +152,7 @@ class News:
         self.orders: list[int] = []
         self.reached: list[bool] = []
         self.probes: list[Probe] = []
+        self.registries: list[RegistryFronts] = []
         self.removals: list[str] = []
         self.keys_told = 0
         self.authorities: list[tuple[bytes, str]] = []
@@ -169,6 +171,7 @@ class News:
             lambda: self.reached.append(fakes.ports.away),
             self.orders.append,
             self.probes.append,
+            self.registries.append,
             self.removals.append,
             self._keys_learned,
             lambda cluster_ca, issuer: self.authorities.append((cluster_ca, issuer)),
@@ -356,6 +359,13 @@ async def test_what_is_to_be_tried_is_passed_on(news: News) -> None:
     probe = Probe(number=7, node=NodeInfo(name="b"))
     news.hear(probe=probe)
     assert news.probes == [probe]
+
+
+async def test_where_registries_are_is_passed_on(news: News) -> None:
+    """For connections that come to the node for them."""
+    fronts = RegistryFronts(name="registry.example.com")
+    news.hear(registry_fronts=fronts)
+    assert news.registries == [fronts]
 
 
 async def test_an_address_that_nobody_reaches_is_told_its_operator(

@@ -108,6 +108,13 @@ class AdminCalls:
             entries = AdminStub(channel).ListAudit(request, timeout=TIMEOUT, metadata=self._metadata).entries
             return [(one.action, one.target) for one in entries]
 
+    def failed_from(self) -> set[str]:
+        """Where the failed authentications in the audit came from."""
+        with self._channel() as channel:
+            request = admin_pb2.ListAuditRequest()
+            entries = AdminStub(channel).ListAudit(request, timeout=TIMEOUT, metadata=self._metadata).entries
+            return {one.actor for one in entries if one.action == "authentication.failed"}
+
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self.token}"),)

@@ -1,0 +1,60 @@
+"""Telling nodes where the public ports of the replicas are, to which they pass connections on.
+
+Here: the list, and when it is sent again. Not here: a node's key (front_key.py), how a replica says where its port is
+(state/replica.py).
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from portway_proto.v1.mesh_pb2 import RegistryFront, RegistryFronts
+
+from portway_registry.nodes.front_key import FrontKey
+from portway_registry.nodes.session import NodeSession
+from portway_registry.state.records import ReplicaRecord
+from portway_registry.state.views import Item, Views
+
+# Seconds that changes are gathered: replicas that start together make one list.
+_GATHERED: Final = 0.05
+# Replicas that a node is told of.
+_MOST: Final = 64
+
+
+class FrontLists:
+    """The replicas that live, and the nodes' streams here."""
+
+    def __init__(self, views: Views, key: FrontKey, sessions: Mapping[str, NodeSession], name: str) -> None:
+        """name: the registry's; "": nothing is passed on to it."""
+        self._views = views
+        self._key = key
+        self._sessions = sessions
+        self._name = name
+        self._wake = asyncio.Event()
+
+    def fronts(self, node: str) -> RegistryFronts:
+        """The whole list for a node; an empty one while there is nothing that it could pass on."""
+        key = self._key.of_node(node)
+        if not self._name or not key:
+            return RegistryFronts()
+        replicas = sorted((one for one in self._views.replicas.values() if one.front), key=lambda one: one.id)
+        listed = [RegistryFront(replica=one.id, address=one.front) for one in replicas[:_MOST]]
+        return RegistryFronts(name=self._name, fronts=listed, key=key)
+
+    def replica_changed(self, old: Item[ReplicaRecord] | None, new: Item[ReplicaRecord] | None) -> None:
+        """Of the view: what else a replica says of itself is no news."""
+        if (None if old is None else old.value.front) != (None if new is None else new.value.front):
+            self._wake.set()
+
+    def changed(self, *_: object) -> None:
+        """Of the views of the key and of nodes' identities."""
+        self._wake.set()
+
+    async def send_changes(self) -> None:
+        """Send, for ever, the list to all nodes when it has changed."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(_GATHERED)
+            self._wake.clear()
+            for name, session in self._sessions.items():
+                session.outbox.registry_fronts(self.fronts(name))
