@@ -152,7 +152,7 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     """A registry's Admin service whose every text steers the terminal."""
 
     def ListNodes(self, request: Any, context: Any) -> admin_pb2.ListNodesResponse:
-        return admin_pb2.ListNodesResponse(nodes=[self._node()])
+        return admin_pb2.ListNodesResponse(nodes=[self._node()], certificate_failures=[STEERING])
 
     def GetNode(self, request: Any, context: Any) -> admin_pb2.GetNodeResponse:
         return admin_pb2.GetNodeResponse(node=self._node())
@@ -207,6 +207,18 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def RetireAuthority(self, request: Any, context: Any) -> admin_pb2.RetireAuthorityResponse:
         return admin_pb2.RetireAuthorityResponse(authority=self._authority())
 
+    def ListZoneCertificates(self, request: Any, context: Any) -> admin_pb2.ListZoneCertificatesResponse:
+        return admin_pb2.ListZoneCertificatesResponse(certificates=[self._certificate()])
+
+    def RenewZoneCertificate(self, request: Any, context: Any) -> admin_pb2.RenewZoneCertificateResponse:
+        context.abort(grpc.StatusCode.NOT_FOUND, f"no such zone{STEERING}")
+        raise AssertionError("abort raises")
+
+    def RevokeZoneCertificate(self, request: Any, context: Any) -> admin_pb2.RevokeZoneCertificateResponse:
+        """Of the list's, which says then that it failed."""
+        before = admin_pb2.ZoneCertificateInfo(zone=STEERING)
+        return admin_pb2.RevokeZoneCertificateResponse(certificate=before)
+
     def WatchNodes(self, request: Any, context: Any) -> Iterator[admin_pb2.WatchNodesResponse]:
         yield admin_pb2.WatchNodesResponse(kind=admin_pb2.CHANGE_KIND_ADDED, node=self._node())
 
@@ -230,6 +242,18 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
             used_by_nodes=[STEERING],
             used_by_away=[STEERING],
             certificate=STEERING.encode(),
+        )
+
+    @staticmethod
+    def _certificate() -> admin_pb2.ZoneCertificateInfo:
+        return admin_pb2.ZoneCertificateInfo(
+            zone=STEERING,
+            names=[STEERING],
+            directory=STEERING,
+            issuer=STEERING,
+            failures=1,
+            failure=STEERING,
+            failed_at_ms=1,
         )
 
     @staticmethod
@@ -294,6 +318,9 @@ def admin(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
         "ca list",
         "ca rotate",
         "ca retire x",
+        "certificate list",
+        "certificate renew x",
+        "certificate revoke x",
     ],
 )
 def test_no_command_of_portway_admin_passes_control_characters_on(

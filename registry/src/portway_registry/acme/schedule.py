@@ -56,11 +56,12 @@ def renewal_ms(record: CertificateRecord) -> int:
     """When a certificate is renewed: at two thirds of its life, or when its server says.
 
     What the server says is bounded: a sixth of the life stays for tries, and two renewals are a day apart, or a tenth
-    of the life where that is less.
+    of the life where that is less. The life counts from the time that it was obtained: servers issue certificates that
+    are valid from an hour before.
     """
-    life = record.until_ms - record.from_ms
+    life = record.until_ms - record.obtained_at_ms
     if not record.renew_at_ms:
-        return record.from_ms + life * 2 // 3
+        return record.obtained_at_ms + life * 2 // 3
     earliest = record.obtained_at_ms + min(_LEAST_APART, life // 10)
     return max(earliest, min(record.renew_at_ms, record.until_ms - life // 6))
 

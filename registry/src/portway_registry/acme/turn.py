@@ -17,6 +17,8 @@ from portway_registry.store.contract import ABSENT, LeaseId, Store
 
 logger = logging.getLogger(__name__)
 
+# Seconds at most between two looks whether the turn is free.
+_LOOK_EVERY: Final = 2.0
 # Refreshes in the time of a lease: two may fail.
 _REFRESHES: Final = 3
 # The share of its lease after which a replica that could not refresh it stops; the rest is for ending what it does.
@@ -38,15 +40,14 @@ class Turn:
         """Do `work` whenever it is this replica's turn, for ever: it is cancelled when the turn is lost."""
         while True:
             lease = await self._take()
-            if lease is None:
-                await asyncio.sleep(jittered(self._lease_seconds / _REFRESHES))
-                continue
-            logger.info("this registry obtains certificates from now on")
-            try:
-                await self._do(work, lease)
-            finally:
-                self.held = False
-                await self._give_up(lease)
+            if lease is not None:
+                logger.info("this registry obtains certificates from now on")
+                try:
+                    await self._do(work, lease)
+                finally:
+                    self.held = False
+                    await self._give_up(lease)
+            await asyncio.sleep(jittered(min(_LOOK_EVERY, self._lease_seconds / _REFRESHES)))
 
     async def _take(self) -> LeaseId | None:
         """The lease of the turn; None while another replica has it or the store cannot be reached."""

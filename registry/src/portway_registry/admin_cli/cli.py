@@ -8,6 +8,7 @@ from portway_runtime.standard_streams import drop_standard_output
 
 from portway_registry.admin_cli.audit import audit
 from portway_registry.admin_cli.ca import ca as ca_group
+from portway_registry.admin_cli.certificate import certificate
 from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions
 from portway_registry.admin_cli.grant_key import grant_key
 from portway_registry.admin_cli.invitation import invitation
@@ -40,6 +41,7 @@ _PLURALS: Final = {
     "tenants": "tenant",
     "tokens": "token",
     "grant-keys": "grant-key",
+    "certificates": "certificate",
 }
 
 
@@ -100,7 +102,7 @@ def main(
     proxy: str | None,
     as_json: bool,
 ) -> None:
-    """Look after a Portway cluster: its nodes, tunnels, tenants, tokens and keys.
+    """Look after a Portway cluster: its nodes, tunnels, tenants, tokens, keys and certificates.
 
     The registry, the token, the CA and the proxy are also read from PORTWAY_REGISTRY, PORTWAY_ADMIN_TOKEN, PORTWAY_CA
     and PORTWAY_PROXY.
@@ -108,5 +110,5 @@ def main(
     ctx.obj = GlobalOptions(registry, token, token_file, ca, as_json, proxy)
 
 
-for _command in (node, invitation, tunnel, tenant, token, grant_key, ca_group, audit, pki):
+for _command in (node, invitation, tunnel, tenant, token, grant_key, ca_group, certificate, audit, pki):
     main.add_command(_command)

@@ -73,10 +73,12 @@ def list_(options: GlobalOptions, region: str) -> None:
     ENDS is the day on which the first of a node's certificates ends that somebody has to replace.
     """
     with options.calls() as calls:
-        pages = calls.pages(calls.stub.ListNodes, ListNodesRequest(region=region))
-        found = [one for page in pages for one in page.nodes]
+        pages = list(calls.pages(calls.stub.ListNodes, ListNodesRequest(region=region)))
+    found = [one for page in pages for one in page.nodes]
     where = f" in region {region}" if region else ""
     print_list(options, "nodes", found, node_json, _COLUMNS, _row, f"No node{where} is registered.")
+    for failure in (one for page in pages for one in page.certificate_failures):
+        print_text(f"portway-admin: {failure}", err=True)
 
 
 @node.command()

@@ -36,6 +36,12 @@ class AdminCalls:
             request = admin_pb2.SetTenantQuotaRequest(name=tenant, max_tunnels=max_tunnels)
             AdminStub(channel).SetTenantQuota(request, timeout=TIMEOUT, metadata=self._metadata)
 
+    def renew_certificate(self, zone: str) -> None:
+        """Order another certificate of a zone."""
+        with self._channel() as channel:
+            request = admin_pb2.RenewZoneCertificateRequest(zone=zone)
+            AdminStub(channel).RenewZoneCertificate(request, timeout=TIMEOUT, metadata=self._metadata)
+
     def tunnels(self) -> list[TunnelInfo]:
         with self._channel() as channel:
             request = admin_pb2.ListTunnelsRequest()

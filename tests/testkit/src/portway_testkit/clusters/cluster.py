@@ -18,6 +18,7 @@ import uvloop
 from portway_carrier.contract import Stream
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
+from portway_registry.acme.ordering import Challenges
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
@@ -194,10 +195,12 @@ class Cluster:
         *,
         store: str = "embedded:memory",
         settings: Mapping[str, Any] | None = None,
+        challenges: Challenges | None = None,
         loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     ) -> None:
         self._folder = folder
         self._plans = plans
+        self.challenges = challenges  # who answers an ACME server's questions to DNS
         self._new_loop = loop
         self._regions = tuple(dict.fromkeys(plan.region for plan in plans))
         self._raw_ports = {region: PortRange(*raw_port_range(_REGION_PORTS)) for region in self._regions}
@@ -210,6 +213,7 @@ class Cluster:
         self._token_file = folder / "admin-token"
         self.pki = folder / "pki"
         self.ca = self.pki / "ca.crt"
+        self.visitors_ca = self.ca  # of regions' certificates
         self.nodes: dict[str, RunningNode] = {}
         given: dict[str, Any] = {
             "listen": Endpoint(LOOPBACK, 0),
@@ -274,7 +278,7 @@ class Cluster:
 
     def start_registry(self) -> None:
         async def start() -> None:
-            registry = Registry(self.registry_config, on_failure=self.failed)
+            registry = Registry(self.registry_config, on_failure=self.failed, challenges=self.challenges)
             await registry.start()
             self._registry = registry
             self.registry_config = dataclasses.replace(

@@ -16,7 +16,9 @@ from typing import Any, Final, Self
 
 import trustme
 from portway_registry.acme.server_calls import on_thread
+from portway_registry.config import Config
 
+from portway_testkit.clusters.registry import Pki
 from portway_testkit.processes.ports import LOOPBACK, free_port, wait_listening
 from portway_testkit.processes.running_program import needed
 
@@ -119,6 +121,17 @@ class Pebble:
         process, self._process = self._process, None
         if process is not None:
             _end(process)
+
+    def config(self, pki: Pki, folder: Path, **more: Any) -> Config:
+        """Settings of a registry that obtains the certificates of regions from here; its public port's is from files,
+        unless `more` has None for these."""
+        given = {
+            "acme_directory": self.directory,
+            "acme_ca": self.ca,
+            "acme_key_file": folder / "acme.key",
+            "domain": "tunnels.example",
+        }
+        return pki.config(folder, **given | more)
 
     def challenges(self) -> TxtRecords:
         """A publisher."""

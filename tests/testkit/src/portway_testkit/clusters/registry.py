@@ -28,10 +28,12 @@ from portway_proto.v1.mesh_pb2 import (
     Registered,
     RegistryMessage,
     Withdrawal,
+    ZoneCertificate,
 )
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeCertificate, NodeInfo, TunnelInfo
 from portway_proto.wire.statements import SigningKey, cluster_tag
+from portway_registry.acme.ordering import Challenges
 from portway_registry.config import Config
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
@@ -105,10 +107,10 @@ def loopback_geoip(
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Registry]:
+async def running(config: Config, challenges: Challenges | None = None) -> AsyncIterator[Registry]:
     """A registry from its start to its stop; a part that ends early fails the block."""
     failures: list[BaseException] = []
-    registry = Registry(config, on_failure=failures.append)
+    registry = Registry(config, on_failure=failures.append, challenges=challenges)
     await registry.start()
     try:
         yield registry
@@ -278,6 +280,12 @@ class NodeStream:
     @property
     def registrations(self) -> list[Registered]:
         return [message.registered for message in self.heard if message.HasField("registered")]
+
+    @property
+    def zones(self) -> dict[str, ZoneCertificate]:
+        """The certificates in the last list, by zone."""
+        lists = [message.zone_certificates for message in self.heard if message.HasField("zone_certificates")]
+        return {one.zone: one for one in lists[-1].certificates} if lists else {}
 
     @property
     def lease(self) -> int:

@@ -32,7 +32,9 @@ def answered(cluster: Cluster, at: str, host: str, attention: float = ATTENTION)
     """The name of the tunnel that answers a visitor of `host` at a node; "" if none does in time."""
     running = cluster.nodes[at]
     try:
-        with connect_tls(tls_context(cluster.ca), (LOOPBACK, running.port), host, timeout=attention) as visitor:
+        with connect_tls(
+            tls_context(cluster.visitors_ca), (LOOPBACK, running.port), host, timeout=attention
+        ) as visitor:
             return receive(visitor).decode().partition(" ")[0]
     except OSError:
         return ""
