@@ -5,7 +5,7 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -92,12 +92,12 @@ def test_failed_authentications_are_counted_by_the_client_s_address(
     monkeypatch.setattr("portway_registry.access.failed_authentications._GATHERED", 0.05)  # before its first failure
     with pytest.raises(grpc.RpcError) as raised:
         surveyed(mesh, f"[::1]:{mesh.node.port}", token="pw_nobody_" + "a" * 32)
-    assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+    assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
     eventually(lambda: mesh.admin.failed_from() == {"::/64"})
 
 
-def program(name: str, *words: str, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+def program(name: str, *words: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     """A command of this installation, with what it printed."""
     command = [str(Path(sys.executable).with_name(name)), *words]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PORTWAY_")}

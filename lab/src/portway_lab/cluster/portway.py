@@ -49,12 +49,13 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class RegistryPlan:
-    """A registry to start; without `store` it has an embedded store in a file."""
+    """A registry to start; without `store` it has an embedded store in a file. `flags` go after its command line."""
 
     host: str = LOOPBACK
     port: int = 0
     prefix: tuple[str, ...] = ()
     store: str = ""
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,7 @@ def _start_registry(
             *("--cluster-ca", pki / "ca.crt"),
             *("--store", store),
             *("--admin-token-file", admin_token_file),
+            *plan.flags,
         ],
         ready_flag=True,
     )

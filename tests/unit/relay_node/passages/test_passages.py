@@ -1,0 +1,183 @@
+"""Connections for the registry: which replica gets them, what it is told, and what happens when it does not answer."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from portway_relay.config import NodeLimits
+from portway_relay.passages import passages as passages_module
+from portway_testkit.fakes.registry_replicas import LAST_WORDS, BlackHole, PassingNode, Replica, proved
+from portway_testkit.links.carrier_link import until
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that does not answer is given up soon."""
+    monkeypatch.setattr(passages_module, "_NEXT_DIAL", 0.05)
+    monkeypatch.setattr(passages_module, "_ANSWERED_WITHIN", 0.05)
+    monkeypatch.setattr(passages_module, "_ANSWERED_AT_LAST", 0.1)
+    monkeypatch.setattr(passages_module, "_REACHED_WITHIN", 0.5)
+
+
+async def test_a_replica_is_told_where_a_connection_comes_from(stage: PassingNode, replicas: list[Replica]) -> None:
+    """In a header that this node proves for that replica; what follows is unchanged, both ways."""
+    one = replicas[0]
+    stage.learn(one)
+    reader, writer = await stage.call(b"hello")
+    assert await reader.readexactly(3) == b"r-1"
+    writer.write(b" again")
+    assert (await reader.readexactly(6)).endswith(b"again")
+    (header,) = one.headers
+    assert proved(one, header)
+    assert header.source is not None
+    assert (header.source.host, header.source.port) == writer.get_extra_info("sockname")[:2]
+    assert header.destination is not None
+    assert header.destination.port == writer.get_extra_info("peername")[1]
+    assert one.received == b"hello again"
+    assert stage.passages.running == 1
+    writer.write_eof()
+    await reader.read()
+    await stage.passages.over()
+    assert stage.passages.outcomes == {"done": 1}
+    assert stage.passages.bytes_in == 11
+
+
+async def test_no_two_headers_are_alike(stage: PassingNode, replicas: list[Replica]) -> None:
+    """Each has a number of its own."""
+    stage.learn(replicas[0])
+    for _ in range(3):
+        reader, _ = await stage.call()
+        await reader.readexactly(3)
+    assert len({header.tlvs for header in replicas[0].headers}) == 3
+
+
+async def test_one_that_refuses_costs_nothing(stage: PassingNode, replicas: list[Replica]) -> None:
+    """The next one is dialled at once, and afterwards it is the first."""
+    one, other = replicas
+    await one.stop()
+    stage.learn(one, other)
+    for _ in range(2):
+        reader, _ = await stage.call()
+        assert await reader.readexactly(3) == b"r-2"
+    assert [front.replica for front in stage.fronts.in_order()] == ["r-2", "r-1"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_one_that_accepts_and_says_nothing_is_given_up(stage: PassingNode, replicas: list[Replica]) -> None:
+    """As a process that was stopped; the next one gets all that the caller has sent, behind a header of its own."""
+    one, other = replicas
+    one.silent = True
+    stage.learn(one, other)
+    reader, _ = await stage.call(b"hello")
+    assert await reader.readexactly(3) == b"r-2"
+    assert one.received == other.received == b"hello"
+    assert proved(other, other.headers[0])
+    assert not proved(other, one.headers[0])
+    assert [front.replica for front in stage.fronts.in_order()] == ["r-2", "r-1"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_black_hole_is_passed_by(stage: PassingNode, replicas: list[Replica], black_hole: BlackHole) -> None:
+    """After a moment, once: later callers are passed on to the one that answers first."""
+    await black_hole.start()
+    stage.learn(black_hole, replicas[1])
+    reader, _ = await stage.call()
+    assert await reader.readexactly(3) == b"r-2"
+    assert [front.replica for front in stage.fronts.in_order()] == ["r-2", "hole"]
+    await black_hole.stop()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("how", ["none", "refuse", "silent", "hole"])
+async def test_with_everything_down_the_caller_is_told(
+    stage: PassingNode, replicas: list[Replica], black_hole: BlackHole, how: str
+) -> None:
+    """Whether none is known, all refuse, or nobody answers."""
+    await black_hole.start()
+    for one in replicas:
+        one.silent = how == "silent"
+        if how == "refuse":
+            await one.stop()
+    stage.learn(*{"none": [], "hole": [black_hole]}.get(how, replicas))
+    reader, _ = await stage.call()
+    assert await reader.read() == LAST_WORDS
+    await until(lambda: stage.passages.outcomes == {"unanswered": 1})
+    assert stage.passages.running == 0
+    await black_hole.stop()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_caller_that_leaves_is_forgotten(stage: PassingNode, replicas: list[Replica]) -> None:
+    """Before anybody has answered; nobody is blamed for it."""
+    one = replicas[0]
+    one.silent = True
+    stage.learn(one)
+    _, writer = await stage.call()
+    await until(lambda: bool(one.headers))
+    writer.transport.abort()
+    await stage.passages.over()
+    assert sum(stage.passages.outcomes.values()) == 1
+    assert stage.passages.running == 0
+
+
+@pytest.mark.parametrize("limits", [NodeLimits(max_passed=10)])
+async def test_places_are_shared(stage: PassingNode, replicas: list[Replica]) -> None:
+    """One address has most of them, never all; a place is free again when the connection ends."""
+    stage.learn(replicas[0])
+    wires = []
+    while not stage.passages.outcomes:
+        with suppress(AssertionError):
+            wires.append(await stage.call())
+    assert stage.passages.outcomes == {"no_place": 1}
+    assert 6 <= len(wires) < 10
+    for reader, _ in wires:
+        await reader.readexactly(3)
+    wires[0][1].close()
+    await until(lambda: stage.passages.running == len(wires) - 1)
+    reader, _ = await stage.call()
+    assert await reader.readexactly(3) == b"r-1"
+
+
+@pytest.mark.parametrize("limits", [NodeLimits(passed_per_second=4)])
+async def test_they_begin_in_turns(stage: PassingNode, replicas: list[Replica]) -> None:
+    """Above the rate they wait, also for the node's end."""
+    stage.learn(replicas[0])
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    wires = [await stage.call() for _ in range(3)]
+    for reader, _ in wires:
+        await reader.readexactly(3)
+    assert loop.time() - began >= 2 / 4 - 0.05
+    for reader, writer in wires:
+        writer.close()
+        await reader.read()
+    await stage.call(b"")
+    await stage.passages.close()
+    assert stage.passages.running == 0
+
+
+async def test_while_memory_is_scarce_none_is_taken(stage: PassingNode, replicas: list[Replica]) -> None:
+    """As no visitor is."""
+    stage.learn(replicas[0])
+    stage.scarce = True
+    with pytest.raises(AssertionError, match="no place"):
+        await stage.call()
+
+
+async def test_at_the_end_they_are_closed_in_order(stage: PassingNode, replicas: list[Replica]) -> None:
+    """A caller has what the replica has sent, and connects anew; those that wait are closed too."""
+    one, other = replicas
+    other.silent = True
+    stage.learn(one)
+    reader, _ = await stage.call()
+    assert await reader.readexactly(3) == b"r-1"
+    stage.learn(other)
+    waiting, _ = await stage.call()
+    await until(lambda: bool(other.headers))
+    over = asyncio.ensure_future(stage.passages.over())
+    await asyncio.sleep(0.02)
+    assert not over.done()
+    await stage.passages.close()
+    assert await reader.read() in (b"", b"hello")
+    assert await waiting.read() == b""
+    await over
