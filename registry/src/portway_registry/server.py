@@ -206,8 +206,6 @@ class Registry:
         """Obtain certificates from now on, if the settings say so."""
         if settings is None or cluster.wrapping is None:
             return None
-        if self._challenges is None:
-            raise ConfigError("--acme-directory: nobody answers an ACME server's questions to DNS for this registry")
         obtaining = make_obtaining(
             self._config,
             settings,

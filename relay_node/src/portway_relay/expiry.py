@@ -37,14 +37,17 @@ class Expiry:
         """When each certificate ends, by zone, and by NODE for the node's own."""
         return {name: one.end for name, one in self._watched().items()}
 
-    def first_end(self) -> datetime:
-        """When the first certificate ends that somebody has to replace: one that the node renews by itself counts when
-        that is overdue."""
+    def first_end(self) -> datetime | None:
+        """When the first certificate ends that somebody has to replace, None without one: one that is renewed by
+        itself counts when that is overdue."""
         now = self._now()
         return min(
-            one.end
-            for one in self._watched().values()
-            if not (one.renewed and mark_of(one.certificate, now, renewed=True) is None)
+            (
+                one.end
+                for one in self._watched().values()
+                if not (one.renewed and mark_of(one.certificate, now, renewed=True) is None)
+            ),
+            default=None,
         )
 
     def ended(self) -> str:

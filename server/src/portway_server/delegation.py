@@ -28,7 +28,7 @@ _ANSWERED_WITHIN: Final = 3.0
 _LOOKED_UP_WITHIN: Final = 6.0
 _SERVERS_ASKED: Final = 4
 _FIRST_PAUSE: Final = 1.0
-_LONGEST_PAUSE: Final = 10.0
+_LONGEST_PAUSE: Final = 4.0
 # What asking raises: time-outs, refusals and unusable answers of servers, and the system's errors.
 _FAILURES: Final = (dns.exception.DNSException, OSError, EOFError)
 

@@ -61,8 +61,10 @@ class Up:
     async def start(self) -> None:
         """Start the registry, and once it serves the relay node; return when visitors and clients may come.
 
-        Before its first start the node joins by an invitation that is made for it. While something is waited for (the
-        delegation, certificates, a store), the log says for what. Raises ServerError, with nothing left running.
+        Before the first certificates are obtained the domain has to be delegated: a certificate authority counts names
+        that it looked up in vain, and its resolvers remember that they are not there. Before its first start the node
+        joins by an invitation that is made for it. While something is waited for (the delegation, certificates, a
+        store), the log says for what. Raises ServerError, with nothing left running.
         """
         try:
             await self._start()
@@ -72,6 +74,9 @@ class Up:
 
     async def _start(self) -> None:
         own, relay, registry = self._config.own, self._config.relay, self._config.registry
+        await self._look_at_clock()
+        if self._obtains_first_certificates():
+            await await_delegation(relay.domain, relay.public_address, own.resolver)
         async with AsyncExitStack() as held:
             calls = None
             if registry is not None and own.registry_config is not None:
@@ -85,18 +90,24 @@ class Up:
                     if registry.admin_listen is not None:
                         joining = await held.enter_async_context(calling(registry.listen, ""))
                     await self._ensure_member(calls, joining)
-            await self._look_at_clock()
             node = await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
-            if getattr(relay, "dns_listen", ()):
-                await await_delegation(relay.domain, getattr(relay, "public_address", ()), own.resolver)
             await node.serves()
             if calls is not None:
                 await self._ensure_first_client(calls)
         self._on_ready(self._first_client_line())
 
+    def _obtains_first_certificates(self) -> bool:
+        """Whether this machine's registry is to obtain the node's certificate by the node's own answers to DNS, and has
+        not yet."""
+        relay, registry = self._config.relay, self._config.registry
+        if registry is None or registry.acme_directory is None or not relay.dns_listen:
+            return False
+        folder = relay.zones_folder
+        return folder is None or not folder.is_dir() or not any(folder.iterdir())
+
     async def _look_at_clock(self) -> None:
         """Warn of a wrong clock, which other failures follow from."""
-        directory = getattr(self._config.registry, "acme_directory", None)
+        directory = None if self._config.registry is None else self._config.registry.acme_directory
         ahead = None if directory is None else await clock_ahead(directory, utc_now)
         if ahead is not None and (fault := judge_clock(ahead)):
             logger.warning("%s", fault)

@@ -34,8 +34,8 @@ class Challenges:
     async def publish(self, name: str, value: str) -> None:
         """Answer TXT queries for `name`, fully qualified, by `value`, beside the values that it has already.
 
-        Returns once every live node that answers DNS has said that it does by this, at whichever replica it is; after
-        15 s at most, with a warning that names the others. Raises StoreUnavailable. Cancelled, it may be published.
+        Returns once a node answers DNS and every live one that does has said that it does by this, at whichever replica
+        it is; after 15 s at most, with a warning that names the others. Raises StoreUnavailable. Cancelled, it may be published.
         """
         name = name.rstrip(".").lower()
         record = ChallengeRecord(name, value, self._now_ms())
@@ -49,7 +49,7 @@ class Challenges:
             logger.warning(
                 "a proof for a certificate is not answered everywhere yet", extra={"nodes": ", ".join(lacking)}
             )
-        elif not any(node.dns for node in self._views.nodes.values()):
+        elif not self._answered():
             logger.warning("a proof for a certificate is published, and no node answers DNS", extra={"proves": name})
 
     async def withdraw(self, name: str, value: str) -> None:
@@ -62,7 +62,7 @@ class Challenges:
         unsubscribe = self._views.nodes.subscribe(lambda old, new: changed.set())
         try:
             async with asyncio.timeout(self._within):
-                while self._lacking(revision):
+                while not self._answered() or self._lacking(revision):
                     changed.clear()
                     await changed.wait()
         except TimeoutError:
@@ -70,6 +70,10 @@ class Challenges:
         finally:
             unsubscribe()
         return self._lacking(revision)
+
+    def _answered(self) -> bool:
+        """Whether a node answers DNS. In the first seconds of a cluster none does yet."""
+        return any(node.dns for node in self._views.nodes.values())
 
     def _lacking(self, revision: Revision) -> list[str]:
         return sorted(node.name for node in self._views.nodes.values() if node.dns and node.dns_version < revision)
