@@ -139,6 +139,17 @@ def test_the_runtime_s_table_has_every_module_from_the_bottom_up() -> None:
         assert imported <= set(table[:number]), name
 
 
+def test_the_server_s_table_has_every_module() -> None:
+    """And no other."""
+    text = (_ROOT / "server/README.md").read_text().partition("## Modules")[2]
+    table = {
+        name for row in re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE) for name in re.findall(r"`([a-z_]+)", row)
+    }
+    source = _ROOT / "server/src/portway_server"
+    known = {path.name.removesuffix(".py") for path in source.iterdir()}
+    assert table == known - {"__init__", "py.typed", "__pycache__", "errors"}
+
+
 def test_the_lab_s_table_has_every_command() -> None:
     """And every package."""
     text = (_ROOT / "lab/README.md").read_text()
