@@ -101,6 +101,7 @@ def a_node(*flags: str) -> Iterator[Besieged]:
             cluster.ca,
             cluster.pki,
             processes.wait_ready(cluster.registry_process)["mesh_listen"],
+            told.get("dns_listen", ""),
         )
 
 

@@ -30,10 +30,11 @@ from portway_registry.access.tokens import Tokens
 from portway_registry.acme.held import OwnNameCertificate
 from portway_registry.acme.open import Obtaining, make_obtaining, server_settings
 from portway_registry.acme.operator_wishes import OperatorWishes
-from portway_registry.acme.ordering import Challenges
+from portway_registry.acme.ordering import Challenges as Publisher
 from portway_registry.acme.server_calls import ServerSettings
 from portway_registry.cluster import Closing, Cluster, calling, open_cluster
 from portway_registry.config import Config
+from portway_registry.dns.challenges import Challenges
 from portway_registry.dns.static_records import StaticRecords
 from portway_registry.errors import ConfigError
 from portway_registry.metrics import AcmeCounts, CallCounts, exposition
@@ -86,18 +87,19 @@ class Registry:
         config: Config,
         *,
         on_failure: Callable[[BaseException], None] | None = None,
-        challenges: Challenges | None = None,
+        challenges: Publisher | None = None,
     ) -> None:
         """`on_failure` is called when a background part failed: the replica should be stopped then. `challenges`: who
         answers an ACME server's questions to DNS; by default the cluster's own servers."""
         self._config = config
-        self._challenges = challenges
+        self._publisher = challenges
         self._on_failure = on_failure or _ignore
         self._calls = CallCounts()
         self._closing: Closing = []  # what `stop` calls, the last first
         self._serving = False
         self._certificates: list[PortCertificate] = []
         self._configured: ClusterAuthority | None = None  # the CA of the settings
+        self._challenges: Challenges | None = None
         self._address: Endpoint | None = None
         self._mesh_address: Endpoint | None = None
         self._admin_address: Endpoint | None = None
@@ -125,6 +127,13 @@ class Registry:
     def metrics_address(self) -> str | None:
         """HOST:PORT of the metrics page; None when there is none, and before the start."""
         return None if self._metrics_address is None else str(self._metrics_address)
+
+    @property
+    def challenges(self) -> Challenges:
+        """The proofs for certificate authorities. Raises RuntimeError before the start."""
+        if self._challenges is None:
+            raise RuntimeError("the registry is not started")
+        return self._challenges
 
     async def start(self) -> None:
         """Start everything or nothing: when a part cannot start, those before it are stopped again.
@@ -175,6 +184,7 @@ class Registry:
         tasks = Tasks("registry", on_failure=self._on_failure)
         locator = self._open_locator(tasks)
         cluster = await open_cluster(config, files, configured, tasks, self._closing, on_failure=self._on_failure)
+        self._challenges = cluster.challenges
         certificate = _public_certificate(config, files, cluster)
         self._certificates = [certificate]
         watched = watched_certificates(
@@ -211,7 +221,7 @@ class Registry:
             settings,
             cluster.store,
             cluster.views,
-            self._challenges or cluster.challenges,
+            self._publisher or cluster.challenges,
             cluster.wrapping,
             cluster.audit,
             cluster.now_ms,

@@ -1,4 +1,4 @@
-"""One machine whose names and certificates are its own: two commands lead to a URL that whoever trusts the CA trusts."""
+"""One machine whose names and certificates are its own: two commands lead to a URL that is trusted."""
 
 import json
 import re
@@ -88,13 +88,13 @@ def internet(machines: Machines, tmp_path: Path) -> Iterator[Internet]:
 
 
 def test_two_commands_lead_to_a_trusted_url(machines: Machines, internet: Internet, tmp_path: Path) -> None:
-    """`init` and `up`: the records are added at the zone above while it waits for them, which it says. Then a client with
-    the line that is printed, and a visitor that trusts the CA alone, each with a resolver's answers."""
+    """`init` and `up`: the records are added at the zone above while it waits for them, which it says. Then a client
+    with the line that is printed, and a visitor that trusts the CA alone, each with a resolver's answers."""
     one = machines[0]
     server = program("portway-server")
     done = one.machine.run(
         *(server, "init", "--domain", DOMAIN, "--region", "fra", "--email", "ops@example.com"),
-        *("--acme-directory", internet.directory, "--acme-ca", internet.ca, *one.folders()),
+        *("--acme-directory", internet.directory, "--acme-ca", str(internet.ca), *one.folders()),
     )
     assert done.returncode == 0, done.stderr
     with one.up() as up:

@@ -35,7 +35,8 @@ class Challenges:
         """Answer TXT queries for `name`, fully qualified, by `value`, beside the values that it has already.
 
         Returns once a node answers DNS and every live one that does has said that it does by this, at whichever replica
-        it is; after 15 s at most, with a warning that names the others. Raises StoreUnavailable. Cancelled, it may be published.
+        it is; after 15 s at most, with a warning that names the others. Raises StoreUnavailable. Cancelled, it may be
+        published.
         """
         name = name.rstrip(".").lower()
         record = ChallengeRecord(name, value, self._now_ms())

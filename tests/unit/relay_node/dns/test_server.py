@@ -21,6 +21,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_testkit.fakes.dns_zone import DOMAIN
 from portway_testkit.links.carrier_link import until
+from portway_testkit.visitors.dns_flooder import DnsFlood, DnsFlooder
 
 NAME = f"Abcdefgh12345678.fra.{DOMAIN}"
 OWN = NodeInfo(name="fra-1", region="fra", addresses=["192.0.2.1", "2001:db8::1"], zones=[f"fra.{DOMAIN}"])
@@ -34,7 +35,7 @@ async def serve() -> AsyncIterator[Serve]:
     servers = []
 
     async def serve(
-        *hosts: str, listed: bool = True, limits: NodeLimits | None = None, idle_time: float = 10.0
+        *hosts: str, listed: bool = True, limits: NodeLimits | None = None, idle_time: float = 10.0, visits: int = 0
     ) -> DnsServer:
         table = NodeTable(lambda: OWN, list, DOMAIN)
         locator = Nowhere()
@@ -46,7 +47,7 @@ async def serve() -> AsyncIterator[Serve]:
             authority,
             locator,
             limits or NodeLimits(),
-            lambda: (0, 0),
+            lambda: (visits, 0),
             time.monotonic,
             idle_time=idle_time,
             on_failure=failures.append,
@@ -199,3 +200,17 @@ async def test_an_address_that_is_taken_is_named(serve: Serve) -> None:
         with pytest.raises(ListenError, match="--dns-listen: cannot listen on"):
             await server.start()
         await server.close()
+
+
+async def test_a_flood_gets_its_share_of_the_loop(serve: Serve) -> None:
+    """Queries that cost most, as fast as a process can send them, on a loop that has nothing to do but has visits."""
+    limits = NodeLimits(dns_answers_per_second=1_000_000, dns_answer_burst=1_000_000)
+    server = await serve("127.0.0.1", limits=limits, visits=1)
+    (at,) = server.addresses
+    with DnsFlooder(DnsFlood(at.host, at.port, f"fra.{DOMAIN}", rate=100_000, odd=True)) as flooder:
+        flooder.go()
+        began, before = time.monotonic(), server.counts().seconds
+        await until(lambda: server.counts().seconds - before >= 0.2)
+        took, spent = time.monotonic() - began, server.counts().seconds - before
+    assert spent <= 0.2 * took + 0.04, (spent, took)
+    assert server.counts().pauses > 0

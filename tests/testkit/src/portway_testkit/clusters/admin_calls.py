@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
-from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import DnsRecord, NodeInfo, TunnelInfo
 from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 
 TIMEOUT = 10.0
@@ -57,6 +57,16 @@ class AdminCalls:
         with self._channel() as channel:
             request = admin_pb2.OrderNodeRequest(name=node, order=order)
             AdminStub(channel).OrderNode(request, timeout=TIMEOUT, metadata=self._metadata)
+
+    def add_dns_record(self, name: str, kind: str, data: str) -> DnsRecord:
+        with self._channel() as channel:
+            request = admin_pb2.AddDnsRecordRequest(record=DnsRecord(name=name, type=kind, data=data))
+            return AdminStub(channel).AddDnsRecord(request, timeout=TIMEOUT, metadata=self._metadata).record
+
+    def remove_dns_records(self, name: str, kind: str) -> None:
+        with self._channel() as channel:
+            request = admin_pb2.RemoveDnsRecordsRequest(name=name, type=kind)
+            AdminStub(channel).RemoveDnsRecords(request, timeout=TIMEOUT, metadata=self._metadata)
 
     def invite(self, request: admin_pb2.InviteNodeRequest) -> admin_pb2.InviteNodeResponse:
         with self._channel() as channel:

@@ -18,7 +18,8 @@ import uvloop
 from portway_carrier.contract import Stream
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
-from portway_registry.acme.ordering import Challenges
+from portway_registry.acme.ordering import Challenges as Publisher
+from portway_registry.dns.challenges import Challenges
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
@@ -77,6 +78,11 @@ class RunningNode:
     @property
     def port(self) -> int:
         return self.config.listen.port
+
+    @property
+    def dns(self) -> Endpoint:
+        """Where it answers DNS queries: the first of its addresses."""
+        return self.node.dns_addresses[0]
 
     @property
     def raw_host(self) -> str:
@@ -195,12 +201,12 @@ class Cluster:
         *,
         store: str = "embedded:memory",
         settings: Mapping[str, Any] | None = None,
-        challenges: Challenges | None = None,
+        challenges: Publisher | None = None,
         loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     ) -> None:
         self._folder = folder
         self._plans = plans
-        self.challenges = challenges  # who answers an ACME server's questions to DNS
+        self._publisher = challenges  # who answers an ACME server's questions to DNS
         self._new_loop = loop
         self._regions = tuple(dict.fromkeys(plan.region for plan in plans))
         self._raw_ports = {region: PortRange(*raw_port_range(_REGION_PORTS)) for region in self._regions}
@@ -250,6 +256,12 @@ class Cluster:
         assert not self._failures, f"a part of the cluster ended early: {self._failures}"
 
     @property
+    def thread_id(self) -> int:
+        """Of the thread that the registry and all nodes run on."""
+        assert self._thread.ident is not None
+        return self._thread.ident
+
+    @property
     def node(self) -> RunningNode:
         """The first node."""
         return next(iter(self.nodes.values()))
@@ -257,6 +269,12 @@ class Cluster:
     @property
     def registry_address(self) -> str:
         return str(self.registry_config.listen)
+
+    @property
+    def challenges(self) -> Challenges:
+        """The proofs for certificate authorities, for calls on the cluster's loop."""
+        assert self._registry is not None
+        return self._registry.challenges
 
     @property
     def admin(self) -> AdminCalls:
@@ -278,7 +296,7 @@ class Cluster:
 
     def start_registry(self) -> None:
         async def start() -> None:
-            registry = Registry(self.registry_config, on_failure=self.failed, challenges=self.challenges)
+            registry = Registry(self.registry_config, on_failure=self.failed, challenges=self._publisher)
             await registry.start()
             self._registry = registry
             self.registry_config = dataclasses.replace(

@@ -19,6 +19,7 @@ from typing import Final, Protocol, Self
 from portway.tunnel import Tunnel
 
 from portway_testkit.visitors.attacker import Attack, Attacker, AttackReport
+from portway_testkit.visitors.dns_flooder import DnsFlood, DnsFlooder, DnsFloodReport
 from portway_testkit.visitors.flooder import Flood, Flooder, FloodReport
 from portway_testkit.visitors.visiting import TIMEOUT, receive, visit
 
@@ -192,6 +193,7 @@ class Besieged:
     ca: Path
     pki: Path
     mesh: str  # host:port of the registry for nodes
+    dns: str = ""  # host:port of its DNS server, if it has one
 
     def metrics(self) -> dict[str, float]:
         return metrics_at(self.admin)
@@ -236,6 +238,25 @@ class Besieged:
             during()
             report = attacker.rest()
         return figures, report
+
+    def flooded_with_queries(self, flood: DnsFlood) -> tuple[Figures, DnsFloodReport, float]:
+        """Measure the tunnel's speed with and without a flood of DNS queries, while new visitors are served; and the
+        largest share of its event loop that DNS took in a round."""
+        shares: list[float] = []
+        begun: list[tuple[float, float]] = []
+
+        def begin() -> None:
+            begun.append((time.monotonic(), self.metrics()["dns_seconds_total"]))
+
+        def during() -> None:
+            self.served()
+            at, before = begun[-1]
+            shares.append((self.metrics()["dns_seconds_total"] - before) / (time.monotonic() - at))
+
+        with DnsFlooder(flood) as flooder, Download(self.tunnel, self.ca) as download:
+            figures = besiege(download, flooder, self.pid, _ENOUGH, begun=begin, during=during)
+            report = flooder.rest()
+        return figures, report, max(shares)
 
     def flooded(self, flood: Flood) -> tuple[Figures, FloodReport]:
         """Measure the tunnel's speed with and without a flood on a lane, which a new visitor must get past."""
