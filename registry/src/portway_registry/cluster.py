@@ -20,8 +20,7 @@ from portway_registry.access.bootstrap import bootstrap
 from portway_registry.access.failed_authentications import FailedAuthentications
 from portway_registry.access.grant_keys import GrantKeys
 from portway_registry.access.grants import Grants
-from portway_registry.acme.held import HeldCertificates
-from portway_registry.acme.open import open_held
+from portway_registry.acme.held import HeldCertificates, open_held
 from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.config import Config
 from portway_registry.dns.board import DnsBoard

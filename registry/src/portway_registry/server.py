@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from grpc import aio
 from grpc_health.v1 import health_pb2
@@ -27,11 +27,10 @@ from portway_runtime.threads import GRPC_THREADS, demand_threads
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenants
 from portway_registry.access.tokens import Tokens
+from portway_registry.acme.challenges import Challenges as Publisher
 from portway_registry.acme.held import OwnNameCertificate
-from portway_registry.acme.open import Obtaining, make_obtaining, server_settings
 from portway_registry.acme.operator_wishes import OperatorWishes
-from portway_registry.acme.ordering import Challenges as Publisher
-from portway_registry.acme.server_calls import ServerSettings
+from portway_registry.acme.server_settings import ServerSettings, server_settings
 from portway_registry.cluster import Closing, Cluster, calling, open_cluster
 from portway_registry.config import Config
 from portway_registry.dns.challenges import Challenges
@@ -63,6 +62,9 @@ from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
 from portway_registry.services.token_streams import TokenStreams
 from portway_registry.tunnels.port_blocks import PortBlocks
+
+if TYPE_CHECKING:
+    from portway_registry.acme.open import Obtaining
 
 logger = logging.getLogger(__name__)
 
@@ -212,10 +214,12 @@ class Registry:
         served = {"listen": self.address, "mesh_listen": self.mesh_address, "admin_listen": self.admin_address}
         logger.info("registry serves", extra={name: address for name, address in served.items() if address})
 
-    def _obtain(self, settings: ServerSettings | None, cluster: Cluster) -> Obtaining | None:
+    def _obtain(self, settings: ServerSettings | None, cluster: Cluster) -> "Obtaining | None":
         """Obtain certificates from now on, if the settings say so."""
         if settings is None or cluster.wrapping is None:
             return None
+        from portway_registry.acme.open import make_obtaining
+
         obtaining = make_obtaining(
             self._config,
             settings,
@@ -348,7 +352,7 @@ class Registry:
         reports: Reports,
         ports: GrpcPorts,
         watched: Callable[[], dict[str, Watched]],
-        obtaining: Obtaining | None,
+        obtaining: "Obtaining | None",
     ) -> None:
         from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
 

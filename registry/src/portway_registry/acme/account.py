@@ -10,7 +10,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from portway_registry.acme.server_calls import Connection, ServerSettings
+from portway_registry.acme.server_calls import Connection
+from portway_registry.acme.server_settings import ServerSettings
 from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.errors import AcmeFailed, PkiError
 from portway_registry.pki.signing import new_key, private_pem

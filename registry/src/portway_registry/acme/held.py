@@ -17,13 +17,15 @@ from portway_runtime.clocks import UtcNow
 from portway_runtime.expiry import Watched
 from portway_runtime.identities import UNREADABLE
 
-from portway_registry.acme.wrapping import WrappingKey
+from portway_registry.acme.wrapping import WrappingKey, open_wrapping_key
 from portway_registry.acme.zones import is_region_zone
+from portway_registry.config import Config
 from portway_registry.errors import PkiError
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer, new_key, private_pem
 from portway_registry.state.records import CertificateRecord
-from portway_registry.state.views import Item, View
+from portway_registry.state.views import Item, View, Views
+from portway_registry.store.contract import Store
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,14 @@ class HeldCertificates:
             )
             return
         self._held[item.name] = CertifiedKey(record.chain, key, leaf)
+
+
+async def open_held(config: Config, store: Store, views: Views, now: UtcNow) -> tuple[WrappingKey, HeldCertificates]:
+    """The certificates in the store, of which the views are filled, and the key that wraps theirs. Raises ConfigError,
+    StoreUnavailable."""
+    assert config.domain is not None, "the settings were checked"
+    wrapping = await open_wrapping_key(config.wrapping_key_file(), store)
+    return wrapping, HeldCertificates(views.certificates, wrapping, config.domain, now)
 
 
 class OwnNameCertificate:

@@ -20,8 +20,9 @@ from portway_runtime.rates import TokenBucket
 from portway_runtime.tasks import Tasks
 
 from portway_registry.acme.account import Account
+from portway_registry.acme.challenges import Challenges
 from portway_registry.acme.held import purpose
-from portway_registry.acme.ordering import Challenges, obtain
+from portway_registry.acme.ordering import obtain
 from portway_registry.acme.schedule import Due, Step, ask_again_ms, chosen_ms, is_replaced, next_step, pause_ms
 from portway_registry.acme.turn import Turn
 from portway_registry.acme.wrapping import WrappingKey

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.identities import UNREADABLE, dns_names
 
+from portway_registry.acme.challenges import Challenges
 from portway_registry.acme.server_calls import Connection, DnsChallenge
 from portway_registry.acme.zones import demand_public
 from portway_registry.errors import AcmeFailed
@@ -30,19 +31,6 @@ _CHECKED_WITHIN: Final = 120.0
 _FINISHED_WITHIN: Final = 120.0
 _FIRST_LOOK: Final = 0.25
 _LONGEST_PAUSE: Final = 4.0
-
-
-class Challenges(Protocol):
-    """TXT records that the cluster's DNS servers answer with while an order is open."""
-
-    async def publish(self, name: str, value: str) -> None:
-        """Answer with it from now on: returns once all servers do, or after some seconds. Several values of one name
-        are answered together."""
-        ...
-
-    async def withdraw(self, name: str, value: str) -> None:
-        """Answer with it no more. One that is not published is not an error."""
-        ...
 
 
 async def obtain(

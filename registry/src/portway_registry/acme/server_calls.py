@@ -10,7 +10,6 @@ import datetime
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import requests
@@ -27,6 +26,7 @@ from portway_runtime.printable import printable_line
 from portway_runtime.tasks import fail
 from portway_runtime.threads import start_thread
 
+from portway_registry.acme.server_settings import ServerSettings
 from portway_registry.errors import AcmeFailed
 
 T = TypeVar("T")
@@ -42,20 +42,6 @@ _LONGEST_RETRY_AFTER: Final = 7 * 86_400.0  # seconds
 _ASK_AGAIN: Final = datetime.timedelta(hours=6)
 # Codes of errors after which the same order is tried once more without `replaces`.
 _NOT_REPLACED: Final = frozenset({"alreadyReplaced", "malformed", "unauthorized"})
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """Which ACME server, and how an account is made there.
-
-    ca: the CA of the server's own certificate (PEM); None for the usual ones. binding: the key id and the HMAC key
-    (base64url) of an external account binding.
-    """
-
-    directory: str
-    ca: Path | None = None
-    email: str | None = None
-    binding: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

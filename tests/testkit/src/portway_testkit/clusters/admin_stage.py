@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_registry.acme.ordering import Challenges
+from portway_registry.acme.challenges import Challenges
 from portway_registry.admin_cli.cli import main
 from portway_registry.server import Registry
 

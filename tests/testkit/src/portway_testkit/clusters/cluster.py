@@ -18,7 +18,7 @@ import uvloop
 from portway_carrier.contract import Stream
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
-from portway_registry.acme.ordering import Challenges as Publisher
+from portway_registry.acme.challenges import Challenges as Publisher
 from portway_registry.dns.challenges import Challenges
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry

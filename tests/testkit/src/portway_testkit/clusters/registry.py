@@ -33,7 +33,7 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeCertificate, NodeInfo, TunnelInfo
 from portway_proto.wire.statements import SigningKey, cluster_tag
-from portway_registry.acme.ordering import Challenges
+from portway_registry.acme.challenges import Challenges
 from portway_registry.config import Config
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
