@@ -26,6 +26,7 @@ from portway_proto.v1.mesh_pb2 import (
     NodeMessage,
     Register,
     Registered,
+    RegistryFronts,
     RegistryMessage,
     Withdrawal,
     ZoneCertificate,
@@ -347,6 +348,12 @@ class NodeStream:
         """The nodes of the blocks in the last list, by first port."""
         lists = [message.port_owners for message in self.heard if message.HasField("port_owners")]
         return {one.first: one.node for one in lists[-1].owners} if lists else {}
+
+    @property
+    def registry_fronts(self) -> RegistryFronts | None:
+        """The last list of registries' public ports with a key in it."""
+        lists = [message.registry_fronts for message in self.heard if message.registry_fronts.key]
+        return lists[-1] if lists else None
 
     async def announce(
         self,
