@@ -4,6 +4,7 @@ Here: the order of start and stop. Not here: a process (child.py), calls (regist
 (delegation.py).
 """
 
+import asyncio
 import logging
 import sys
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from portway_server.writing import give
 logger = logging.getLogger(__name__)
 
 FIRST_CLIENT: Final = "first-client"
+_LOOK_EVERY: Final = 0.5  # seconds, over loopback, while a certificate is awaited
 _TENANT: Final = "default"
 _DESCRIPTION: Final = "first client"
 
@@ -93,6 +95,8 @@ class Up:
             node = await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
             await node.serves()
             if calls is not None:
+                if registry is not None and registry.acme_directory is not None and registry.tls_cert is None:
+                    await self._await_own_certificate(calls, registry.own_name())
                 await self._ensure_first_client(calls)
         self._on_ready(self._first_client_line())
 
@@ -165,6 +169,14 @@ class Up:
         except (OSError, KeyError) as error:
             raise CannotWrite(f"cannot give {relay.state_dir} to {self._config.own.relay_user}: {error}") from error
         logger.info("this machine's node joined the cluster", extra={"node": relay.name})
+
+    async def _await_own_certificate(self, calls: RegistryCalls, name: str) -> None:
+        """Return once the registry has a certificate for its own name; its log says what it waits for. Raises
+        CallFailed."""
+        while True:
+            if any(one.zone == name and one.until_ms for one in await calls.certificates()):
+                return
+            await asyncio.sleep(_LOOK_EVERY)
 
     async def _ensure_first_client(self, calls: RegistryCalls) -> None:
         """Make the first client's token, if there was none before. Raises CallFailed and CannotWrite."""

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,39 +86,71 @@ def internet(machines: Machines, tmp_path: Path) -> Iterator[Internet]:
         yield made
 
 
-def test_two_commands_lead_to_a_trusted_url(machines: Machines, internet: Internet, tmp_path: Path) -> None:
+def test_two_commands_lead_to_a_trusted_url_and_one_more_to_a_second_machine(
+    machines: Machines, internet: Internet, tmp_path: Path
+) -> None:
     """`init` and `up`: the records are added at the zone above while it waits for them, which it says. Then a client
-    with the line that is printed, and a visitor that trusts the CA alone, each with a resolver's answers."""
-    one = machines[0]
-    server = program("portway-server")
-    done = one.machine.run(
+    with the line that is printed, and a visitor that trusts the CA alone, each with a resolver's answers. `join` needs
+    the domain's name alone: any node's public port leads to the registry. The new region has its certificate then."""
+    first, second = machines
+    server = str(program("portway-server"))
+    done = first.machine.run(
         *(server, "init", "--domain", DOMAIN, "--region", "fra", "--email", "ops@example.com"),
-        *("--acme-directory", internet.directory, "--acme-ca", str(internet.ca), *one.folders()),
+        *("--acme-directory", internet.directory, "--acme-ca", str(internet.ca), *first.folders()),
     )
     assert done.returncode == 0, done.stderr
-    with one.up() as up:
+    with first.up() as up:
         eventually(lambda: "does not delegate tun.example.com yet" in up.errors(), shown=up.errors)
-        status = one.machine.run(server, "status", "--config", one.settings)
+        status = first.machine.run(server, "status", "--config", first.settings)
         assert status.returncode == 4
-        assert re.search(rf"ns1\.{re.escape(DOMAIN)}\. +A +{re.escape(one.machine.address)}", status.stdout)
-        began = time.monotonic()
+        assert re.search(rf"ns1\.{re.escape(DOMAIN)}\. +A +{re.escape(first.machine.address)}", status.stdout)
         internet.delegate()
         line = up.line()
-        print(f"{time.monotonic() - began:.1f} s from the delegation to the line")
-        client = {**dict(word.split("=", 1) for word in line.split()), "PORTWAY_CA": str(internet.roots())}
+        roots = str(internet.roots())
+        client = {**dict(word.split("=", 1) for word in line.split()), "PORTWAY_CA": roots}
         assert client["PORTWAY_REGISTRY"] == DOMAIN
         (tmp_path / "index.html").write_text("hello from the tunnel")
         site = (program("python"), "-m", "http.server", "8000", "--bind", "127.0.0.1", "--directory", tmp_path)
+        forwarding = (program("portway"), "forward", "8000")
         with (
             internet.machine.program(*site, log=tmp_path / "site"),
-            internet.machine.program(
-                program("portway"), "forward", "8000", log=tmp_path / "client", environment=client
-            ) as forward,
+            internet.machine.program(*forwarding, log=tmp_path / "client", environment=client) as forward,
         ):
             found = re.search(r"https://\S+", forward.line())
             assert found is not None
-            visit = ("curl", "-sS", "--max-time", "20", "--cacert", internet.roots(), found[0])
+            visit = ("curl", "-sS", "--max-time", "20", "--cacert", roots, found[0])
             eventually(lambda: "hello from the tunnel" in internet.machine.run(*visit).stdout)
-        status = one.machine.run(server, "status", "--config", one.settings)
+        status = first.machine.run(server, "status", "--config", first.settings)
         assert (status.returncode, status.stderr) == (0, ""), status.stdout
+        _join(second, _invitation(first, roots), roots)
+        with second.up() as other:
+
+            def both_serve() -> bool:
+                found = first.machine.run(server, "status", "--config", first.settings)
+                return found.returncode == 0 and "ready, region iad" in found.stdout
+
+            eventually(both_serve, shown=other.errors)
+            seen = second.machine.run(server, "status", "--config", second.settings)
+            assert (seen.returncode, "certificate iad.tun.example.com" in seen.stdout) == (0, True), seen.stdout
+            assert other.stop() == 0
         assert up.stop() == 0
+
+
+def _invitation(first: ServerMachine, roots: str) -> str:
+    """As the pages say."""
+    token = first.state / "portway-registry" / "admin-token"
+    done = first.machine.run(
+        *(str(program("portway-admin")), "--registry", f"{DOMAIN}:443", "--ca", roots, "--token-file", str(token)),
+        *("node", "invite", "--region", "iad"),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _join(second: ServerMachine, invitation: str, roots: str) -> None:
+    done = second.machine.run(
+        *(str(program("portway-server")), "join", DOMAIN, "--region", "iad"),
+        *("--registry-ca", roots, "--no-dns", *second.folders()),
+        environment={"PORTWAY_JOIN": invitation},
+    )
+    assert done.returncode == 0, done.stderr
