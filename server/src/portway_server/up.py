@@ -61,7 +61,7 @@ class Up:
         self._children: list[Child] = []
 
     async def start(self) -> None:
-        """Start the registry, and once it serves the relay node; return when visitors and clients may come.
+        """Start the registry, and the relay node once it has joined; return when visitors and clients may come.
 
         Before the first certificates are obtained the domain has to be delegated: a certificate authority counts names
         that it looked up in vain, and its resolvers remember that they are not there. Before its first start the node
@@ -80,9 +80,10 @@ class Up:
         if self._obtains_first_certificates():
             await await_delegation(relay.domain, relay.public_address, own.resolver)
         async with AsyncExitStack() as held:
-            calls = None
+            calls, node = None, None
             if registry is not None and own.registry_config is not None:
                 serving = await self._run("portway-registry", own.registry_config, own.registry_user)
+                node = await self._run_node() if self._is_member() else None
                 await serving.serves()
                 token_file = registry.first_admin_token_file()
                 if token_file is not None and token_file.exists():
@@ -91,8 +92,9 @@ class Up:
                     joining = calls
                     if registry.admin_listen is not None:
                         joining = await held.enter_async_context(calling(registry.listen, ""))
-                    await self._ensure_member(calls, joining)
-            node = await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
+                    if node is None:
+                        await self._join(calls, joining)
+            node = node or await self._run_node()
             await node.serves()
             if calls is not None:
                 if registry is not None and registry.acme_directory is not None and registry.tls_cert is None:
@@ -126,6 +128,10 @@ class Up:
         for child in self._children:
             child.reload()
 
+    async def _run_node(self) -> Child:
+        own = self._config.own
+        return await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
+
     async def _run(self, program: str, settings: Path, user: str | None, capability: str | None = None) -> Child:
         path = Path(sys.executable).with_name(program)
         child = Child(
@@ -150,15 +156,27 @@ class Up:
         logger.error("%s; all of this machine's programs are stopped", end)
         self._on_failure(end)
 
-    async def _ensure_member(self, admin: RegistryCalls, joining: RegistryCalls) -> None:
-        """Have the node join, unless it has a certificate that is valid. Raises CallFailed and CannotWrite."""
+    def _is_member(self) -> bool:
+        """Whether the node has a certificate that is its own and has not ended. It needs no registry to start then: it
+        serves the tunnels that it hears of from other nodes."""
         relay = self._config.relay
         if relay.state_dir is None:
-            return  # it was given its certificate
+            return True  # it was given its certificate
         folder = StateFolder(relay.state_dir)
         try:
-            if _is_member(folder, relay.server_name):
-                return
+            if folder.invitation is None:
+                return False
+            certificate = folder.certificate()
+        except RelayError as error:
+            raise CannotWrite(str(error)) from error
+        return relay.server_name in dns_names(certificate) and certificate.not_valid_after_utc > utc_now()
+
+    async def _join(self, admin: RegistryCalls, joining: RegistryCalls) -> None:
+        """Have the node join. Raises CallFailed and CannotWrite."""
+        relay = self._config.relay
+        assert relay.state_dir is not None, "a node without one was given its certificate"
+        folder = StateFolder(relay.state_dir)
+        try:
             token = await admin.invite(relay.region, relay.name)
             invitation = token.split("_")[1]
             csr = folder.joining_request(invitation, relay.name)
@@ -200,11 +218,3 @@ class Up:
             return self._first_client_file().read_text().strip()
         except OSError:
             return ""
-
-
-def _is_member(folder: StateFolder, server_name: str) -> bool:
-    """Whether the folder holds a certificate of this node that has not ended. Raises RelayError."""
-    if folder.invitation is None:
-        return False
-    certificate = folder.certificate()
-    return server_name in dns_names(certificate) and certificate.not_valid_after_utc > utc_now()

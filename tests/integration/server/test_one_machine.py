@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from portway_testkit.clusters.server_machines import DOMAIN, ServerMachine, program
-from portway_testkit.processes.children import children_of, has_ended
+from portway_testkit.clusters.server_machines import DOMAIN, ServerMachine, program, programs_of
+from portway_testkit.processes.children import has_ended
 from portway_testkit.processes.service_manager import FakeServiceManager
 from portway_testkit.waiting import eventually
 
@@ -16,16 +16,6 @@ pytestmark = pytest.mark.timeout(180)
 
 Machines = tuple[ServerMachine, ServerMachine]
 LINE = re.compile(rf"PORTWAY_REGISTRY={re.escape(DOMAIN)} PORTWAY_TOKEN=pw_\w+")
-
-
-def commands_of(pid: int) -> dict[str, int]:
-    """The programs that `up` runs: name → pid."""
-    found = {}
-    for child in children_of(pid):
-        for word in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
-            if Path(word).name in ("portway-registry", "portway-relay"):
-                found[Path(word).name] = child
-    return found
 
 
 def test_a_machine_is_found_out(machines: Machines) -> None:
@@ -72,7 +62,7 @@ def test_one_machine_serves_and_prints_the_first_client_s_line(first: ServerMach
     with first.up() as up:
         line = up.line()
         assert LINE.fullmatch(line), line
-        assert set(commands_of(up.pid)) == {"portway-registry", "portway-relay"}
+        assert set(programs_of(up.pid)) == {"portway-registry", "portway-relay"}
         token = line.rpartition("=")[2]
         client = {"PORTWAY_REGISTRY": f"{DOMAIN}:7400", "PORTWAY_TOKEN": token, "PORTWAY_CA": str(first.ca_file)}
         site = (program("python"), "-m", "http.server", "8000", "--bind", "127.0.0.1", "--directory", page)
@@ -100,7 +90,7 @@ def test_when_one_fails_both_stop_with_the_reason(first: ServerMachine, killed: 
     """The exit code says that a part failed, so that systemd starts both again."""
     with first.up() as up:
         up.line()
-        running = commands_of(up.pid)
+        running = programs_of(up.pid)
         os.kill(running[killed], signal.SIGKILL)
         assert up.ended() == 1
         assert all(has_ended(pid) for pid in running.values())
@@ -122,7 +112,7 @@ def test_nothing_outlives_a_killed_up(first: ServerMachine) -> None:
     """The kernel tells them."""
     with first.up() as up:
         up.line()
-        running = commands_of(up.pid)
+        running = programs_of(up.pid)
         os.kill(up.pid, signal.SIGKILL)
         for pid in running.values():
             eventually(lambda: has_ended(pid))

@@ -7,6 +7,7 @@ from typing import Final
 
 import trustme
 
+from portway_testkit.processes.children import children_of
 from portway_testkit.processes.machines import Machine
 from portway_testkit.processes.running_program import RunningProgram
 
@@ -16,6 +17,16 @@ DOMAIN: Final = "tun.example.com"
 def program(name: str) -> Path:
     """A program of this environment."""
     return Path(sys.executable).with_name(name)
+
+
+def programs_of(up: int) -> dict[str, int]:
+    """The programs that a running `portway-server up` has started: name → pid."""
+    found = {}
+    for child in children_of(up):
+        for word in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
+            if Path(word).name in ("portway-registry", "portway-relay"):
+                found[Path(word).name] = child
+    return found
 
 
 class ServerMachine:

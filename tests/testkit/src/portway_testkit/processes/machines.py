@@ -20,6 +20,8 @@ from portway_testkit.processes.running_program import PATIENCE, RunningProgram, 
 
 # Global addresses, which only these two machines see.
 ADDRESSES: Final = (("45.76.1.7", "2a05:f480:1::7"), ("45.76.1.8", "2a05:f480:1::8"))
+# Not that of the networks with distances, which sweep away what has the name of one that ended.
+_PREFIX: Final = "machine-of-portway-"
 _FILES: Final = Path("/etc/netns")
 _numbers: Final = itertools.count()
 
@@ -64,7 +66,7 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
     """Both, until the block ends. Each has a default route, to the other one."""
     if os.geteuid() != 0:
         pytest.skip("machines of their own need root (network namespaces)")
-    names = [f"portway-machine-{os.getpid()}-{next(_numbers)}" for _ in ADDRESSES]
+    names = [f"{_PREFIX}{os.getpid()}-{next(_numbers)}" for _ in ADDRESSES]
     with ExitStack() as held:
         for name in names:
             _ip("netns", "add", name)
