@@ -10,6 +10,7 @@ from portway_registry.admin_cli.audit import audit
 from portway_registry.admin_cli.ca import ca as ca_group
 from portway_registry.admin_cli.certificate import certificate
 from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions
+from portway_registry.admin_cli.dns import dns
 from portway_registry.admin_cli.grant_key import grant_key
 from portway_registry.admin_cli.invitation import invitation
 from portway_registry.admin_cli.node import node
@@ -110,5 +111,5 @@ def main(
     ctx.obj = GlobalOptions(registry, token, token_file, ca, as_json, proxy)
 
 
-for _command in (node, invitation, tunnel, tenant, token, grant_key, ca_group, certificate, audit, pki):
+for _command in (node, invitation, tunnel, tenant, token, grant_key, ca_group, certificate, dns, audit, pki):
     main.add_command(_command)

@@ -109,3 +109,20 @@ def test_a_registry_that_stops_ends_the_watch_with_three(stage: Stage) -> None:
         _, err = watch.process.communicate(timeout=20)
     assert watch.process.returncode == 3
     assert f"cannot reach the registry at {stage.address}" in err
+
+
+def test_each_change_of_the_zone_is_exported(stage: Stage) -> None:
+    """For a DNS provider: the whole list, each time that it is another one; nothing is said in between."""
+    stage.node("fra-1", addresses=["192.0.2.1"], zones=["fra.tunnels.example"])
+    with watching(stage, "dns", "export", "--watch", "--json") as watch:
+        first = json.loads(watch.line())
+        assert {one["name"] for one in first["records"]} == {
+            "tunnels.example",
+            "fra.tunnels.example",
+            "*.fra.tunnels.example",
+        }
+        stage.ask("dns", "record", "add", "a", "TXT", "x")
+        second = json.loads(watch.line())
+        added = [one for one in second["records"] if one not in first["records"]]
+        assert added == [{"name": "a.tunnels.example", "type": "TXT", "ttl": 300, "data": '"x"'}]
+        assert watch.interrupt() == (130, "", "")
