@@ -94,7 +94,7 @@ class Registry:
         """`on_failure` is called when a background part failed: the replica should be stopped then. `challenges`: who
         answers an ACME server's questions to DNS; by default the cluster's own servers."""
         self._config = config
-        self._publisher = challenges
+        self._answering = challenges
         self._on_failure = on_failure or _ignore
         self._calls = CallCounts()
         self._closing: Closing = []  # what `stop` calls, the last first
@@ -225,7 +225,7 @@ class Registry:
             settings,
             cluster.store,
             cluster.views,
-            self._publisher or cluster.challenges,
+            self._answering or cluster.challenges,
             cluster.wrapping,
             cluster.audit,
             cluster.now_ms,

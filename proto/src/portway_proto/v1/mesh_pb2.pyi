@@ -419,8 +419,8 @@ Global___DnsRecords: _TypeAlias = DnsRecords  # noqa: Y015
 
 @_typing.final
 class ZoneCertificates(_message.Message):
-    """The certificates that the registry obtained for regions' names. Sent after Registered and when one changes; each
-    message is the whole list. A zone that is not in it has no other certificate than before.
+    """The certificates that the registry obtained for regions' names. Sent after Registered and when one changes: all of
+    them, in several messages when they are too long for one. A zone that is not among them has the one of before.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

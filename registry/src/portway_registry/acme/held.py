@@ -11,7 +11,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from portway_proto.v1.mesh_pb2 import ZoneCertificate, ZoneCertificates
+from portway_proto.v1.mesh_pb2 import ZoneCertificates
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.clocks import UtcNow
 from portway_runtime.expiry import Watched
@@ -30,6 +30,8 @@ from portway_registry.store.contract import Store
 logger = logging.getLogger(__name__)
 
 _REMEDY: Final = "see above and `portway-admin certificate list` why it was not renewed"
+# Bytes, before the last one. Nodes accept messages of 4 MiB: some 600 regions.
+_LARGEST_PART: Final = 3_000_000
 # Of what the public port shows until the first certificate is there.
 _MAKESHIFT_LIFE: Final = timedelta(days=7)
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
@@ -67,16 +69,15 @@ class HeldCertificates:
         """The certificate of a zone or of the registry's name; the same object until it is replaced."""
         return self._held.get(zone)
 
-    def for_nodes(self) -> ZoneCertificates:
-        """The whole list for nodes: those of regions that have not ended."""
-        now = self._now()
-        return ZoneCertificates(
-            certificates=[
-                ZoneCertificate(zone=zone, chain=one.chain, key=one.key)
-                for zone, one in sorted(self._held.items())
-                if is_region_zone(zone, self._domain) and one.certificate.not_valid_after_utc > now
-            ]
-        )
+    def for_nodes(self) -> tuple[ZoneCertificates, ...]:
+        """Those of regions that have not ended, in as many messages as they need, at least one."""
+        now, parts = self._now(), [ZoneCertificates()]
+        for zone, one in sorted(self._held.items()):
+            if is_region_zone(zone, self._domain) and one.certificate.not_valid_after_utc > now:
+                if parts[-1].ByteSize() > _LARGEST_PART:
+                    parts.append(ZoneCertificates())
+                parts[-1].certificates.add(zone=zone, chain=one.chain, key=one.key)
+        return tuple(parts)
 
     def watched(self) -> dict[str, Watched]:
         """For the warnings of their ends. A zone without a certificate is not among them."""

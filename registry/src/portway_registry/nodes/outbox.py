@@ -48,7 +48,7 @@ class Outbox:
         self._dns_records: tuple[DnsRecords, ...] = ()
         self._registry_fronts: RegistryFronts | None = None
         self._revoked: dict[str, None] = {}
-        self._zone_certificates: ZoneCertificates | None = None
+        self._zone_certificates: tuple[ZoneCertificates, ...] = ()
         self._order: Order | None = None
         self._probes: list[Probe] = []
         self._reachability: Reachability | None = None
@@ -75,8 +75,8 @@ class Outbox:
         self._dns_records = parts
         self._wake.set()
 
-    def zone_certificates(self, message: ZoneCertificates) -> None:
-        self._zone_certificates = message
+    def zone_certificates(self, parts: tuple[ZoneCertificates, ...]) -> None:
+        self._zone_certificates = parts
         self._wake.set()
 
     def registry_fronts(self, message: RegistryFronts) -> None:
@@ -143,9 +143,9 @@ class Outbox:
         for records in self._dns_records:
             yield RegistryMessage(dns_records=records)
         self._dns_records = ()
-        if self._zone_certificates is not None:
-            yield RegistryMessage(zone_certificates=self._zone_certificates)
-            self._zone_certificates = None
+        for certificates in self._zone_certificates:
+            yield RegistryMessage(zone_certificates=certificates)
+        self._zone_certificates = ()
         if self._registry_fronts is not None:
             yield RegistryMessage(registry_fronts=self._registry_fronts)
             self._registry_fronts = None

@@ -22,11 +22,14 @@ class Flaky:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.away = False
+        self.is_behind = False  # it shows no key
 
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: Any, **more: Any) -> Any:
             if self.away:
                 raise StoreUnavailable("away")
+            if self.is_behind and name == "get":
+                return None
             return await getattr(self.store, name)(*arguments, **more)
 
         return call
@@ -74,10 +77,24 @@ async def test_one_works_and_the_other_waits(replicas: Replicas) -> None:
     replicas.start(1)
     await asyncio.sleep(0)
     assert (replicas.turns[0].held, replicas.turns[1].held) == (True, False)
+    await replicas.tasks[1].close()
     await replicas.tasks[0].close()
     assert not replicas.turns[0].held
+    assert await replicas.stores[0].get(KEY) is None
+    replicas.start(1)
     await until(lambda: replicas.working == {1})
     assert replicas.most == 1
+
+
+async def test_of_two_that_begin_at_once_one_works(replicas: Replicas) -> None:
+    """Neither has seen the other: the store decides."""
+    for number, store in enumerate(replicas.stores):
+        store.is_behind = True
+        replicas.start(number)
+    await until(lambda: bool(replicas.working))
+    for _ in range(5):
+        await replicas.stores[0].store.get(KEY)
+    assert len(replicas.working) == replicas.most == 1
 
 
 async def test_one_that_is_cut_off_stops_before_another_begins(replicas: Replicas) -> None:

@@ -3,12 +3,13 @@
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from portway_registry.acme.wrapping import WrappingKey, open_wrapping_key
 from portway_registry.errors import ConfigError, PkiError
 from portway_registry.state import keys
-from portway_registry.store.contract import Store
+from portway_registry.store.contract import Entry, Store
 from portway_registry.store.open import open_store
 from portway_registry.store.spec import parse_store
 
@@ -68,6 +69,28 @@ async def test_a_replica_with_another_file_does_not_start(store: Store, tmp_path
     (tmp_path / "other.key").chmod(0o600)
     with pytest.raises(ConfigError, match="not the file of this cluster's other replicas"):
         await open_wrapping_key(tmp_path / "other.key", store)
+
+
+async def test_of_two_replicas_that_begin_at_once_one_starts(store: Store, tmp_path: Path) -> None:
+    """Each makes a file, and the store decides whose it is."""
+
+    class Behind:
+        """Shows nothing of the other one at first."""
+
+        shown = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def get(self, key: str) -> Entry | None:
+            shown, self.shown = self.shown, True
+            return await store.get(key) if shown else None
+
+    late: Any = Behind()
+    first = await open_wrapping_key(tmp_path / "acme.key", store)
+    with pytest.raises(ConfigError, match="not the file of this cluster's other replicas"):
+        await open_wrapping_key(tmp_path / "other.key", late)
+    assert (await open_wrapping_key(tmp_path / "acme.key", store)).id == first.id
 
 
 @pytest.mark.parametrize(

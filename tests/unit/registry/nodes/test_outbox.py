@@ -12,6 +12,7 @@ from portway_proto.v1.mesh_pb2 import (
     Registered,
     RegistryFronts,
     RegistryMessage,
+    ZoneCertificates,
 )
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_proto.wire.limits import MAX_CLAIM
@@ -29,6 +30,7 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox.announced(1)
     outbox.evict([Eviction(label="a")])
     outbox.registry_fronts(RegistryFronts())
+    outbox.zone_certificates((ZoneCertificates(), ZoneCertificates()))
     outbox.port_owners(PortOwners())
     outbox.dns_records((DnsRecords(), DnsRecords(part=1)))
     outbox.peers((Peers(),))
@@ -36,7 +38,8 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox.settings(ClusterSettings())
     outbox.registered(Registered(lease_id=1))
     rules = ["registered", "settings", "revocations", "peers", "port_owners"]
-    order = [*rules, "dns_records", "dns_records", "registry_fronts", "evictions", "announced"]
+    more = ["dns_records", "dns_records", "zone_certificates", "zone_certificates", "registry_fronts"]
+    order = [*rules, *more, "evictions", "announced"]
     assert kinds(await outbox.take()) == order
 
 

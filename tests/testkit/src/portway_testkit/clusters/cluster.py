@@ -206,7 +206,7 @@ class Cluster:
     ) -> None:
         self._folder = folder
         self._plans = plans
-        self._publisher = challenges  # who answers an ACME server's questions to DNS
+        self._answering = challenges  # who answers an ACME server's questions to DNS
         self._new_loop = loop
         self._regions = tuple(dict.fromkeys(plan.region for plan in plans))
         self._raw_ports = {region: PortRange(*raw_port_range(_REGION_PORTS)) for region in self._regions}
@@ -296,7 +296,7 @@ class Cluster:
 
     def start_registry(self) -> None:
         async def start() -> None:
-            registry = Registry(self.registry_config, on_failure=self.failed, challenges=self._publisher)
+            registry = Registry(self.registry_config, on_failure=self.failed, challenges=self._answering)
             await registry.start()
             self._registry = registry
             self.registry_config = dataclasses.replace(

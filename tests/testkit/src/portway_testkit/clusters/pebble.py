@@ -46,7 +46,8 @@ class Pebble:
     """`with Pebble(folder) as pebble:` runs both programs until the block ends.
 
     validity: seconds for which certificates are valid. bindings: the external account bindings that it demands, HMAC
-    keys by key id. nonces_refused: percent.
+    keys by key id. nonces_refused: percent. dns: the port of the DNS server on loopback that it asks, in place of
+    pebble-challtestsrv.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Pebble:
         validity: int = 7_776_000,
         bindings: dict[str, str] | None = None,
         nonces_refused: int = 20,
+        dns: int | None = None,
     ) -> None:
         self._folder = folder
         self._nonces_refused = nonces_refused
+        self._asked = dns
         self._held = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._port, self._own_port, self._dns, self._dns_own = (free_port() for _ in range(4))
@@ -111,7 +114,8 @@ class Pebble:
     def start(self) -> None:
         """Begin to serve; of an earlier run it knows nothing."""
         config = str(self._folder / "pebble.json")
-        process = self._run([self._pebble, "-strict", "-config", config, "-dnsserver", f"{LOOPBACK}:{self._dns}"])
+        asked = f"{LOOPBACK}:{self._asked or self._dns}"
+        process = self._run([self._pebble, "-strict", "-config", config, "-dnsserver", asked])
         self._process = process
         _wait_listening(self._port, process)
         _wait_listening(self._own_port, process)

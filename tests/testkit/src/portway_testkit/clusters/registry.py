@@ -284,9 +284,8 @@ class NodeStream:
 
     @property
     def zones(self) -> dict[str, ZoneCertificate]:
-        """The certificates in the last list, by zone."""
-        lists = [message.zone_certificates for message in self.heard if message.HasField("zone_certificates")]
-        return {one.zone: one for one in lists[-1].certificates} if lists else {}
+        """The last certificate of each zone."""
+        return {one.zone: one for message in self.heard for one in message.zone_certificates.certificates}
 
     @property
     def lease(self) -> int:
