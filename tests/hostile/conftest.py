@@ -10,11 +10,11 @@ from typing import Final
 import pytest
 import trustme
 from portway.tunnel import Tunnel
-from portway_lab.cluster.portway import NodePlan, start_cluster
+from portway_lab.cluster.portway import NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.visitors.origins import TcpOrigin
-from portway_testkit.visitors.siege import LONGER, Besieged, endless
+from portway_testkit.visitors.siege import LONGER, REGISTRY_NAME, Besieged, endless
 
 # A quarter of the default: stalled handshakes are the only thing here that takes much memory, and tests have to make as
 # many as are allowed.
@@ -79,7 +79,8 @@ def a_node(*flags: str) -> Iterator[Besieged]:
         Processes(Path(folder)) as processes,
         TcpOrigin(endless) as origin,
     ):
-        cluster = start_cluster(processes, (NodePlan("fra-1", "fra", 50.1, 8.7, flags=(*_FLAGS, *flags)),))
+        nodes = (NodePlan("fra-1", "fra", 50.1, 8.7, flags=(*_FLAGS, *flags)),)
+        cluster = start_cluster(processes, nodes, RegistryPlan(flags=("--registry-name", REGISTRY_NAME)))
         node = cluster.nodes[0]
         command = [sys.executable, "-c", _HOLD, str(origin.port)]
         client = processes.start("client", command, ready_flag=True, environment=cluster.exports)

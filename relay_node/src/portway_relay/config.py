@@ -159,8 +159,9 @@ class NodeLimits:
         "them, and they take a quarter of the descriptors at most",
     )
     passed_per_second: int = _limit(
-        400,
-        "the same, begun per second; above it they wait, and prefixes take turns: a registry has as many handshakes",
+        300,
+        "the same, begun per second, and so many at once: a seventh of a core; above it they wait, and prefixes take "
+        "turns. A thousand clients that start together wait 2.4 s at most",
     )
     # Memory.
     max_memory_mib: int = _limit(

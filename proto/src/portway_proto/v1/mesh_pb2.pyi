@@ -485,7 +485,7 @@ class RegistryFronts(_message.Message):
     name: _builtins.str
     """In lower case."""
     key: _builtins.bytes
-    """32 bytes: with it this node, and no other one, proves its PROXY headers (WIRE.md, section 9.3)."""
+    """32 bytes: with it this node, and no other one, proves its PROXY headers (WIRE.md, section 9.2)."""
     @_builtins.property
     def fronts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistryFront]:
         """The public ports of the replicas that live."""

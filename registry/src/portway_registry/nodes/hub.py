@@ -140,8 +140,8 @@ class Hub:
             self._views.port_blocks.subscribe(self._ports.block_changed),
             self._views.dns.subscribe(lambda old, new: self._dns_changed.set()),
             self._views.replicas.subscribe(self._fronts.replica_changed),
-            self._views.front_key.subscribe(self._fronts.changed),
-            self._views.identities.subscribe(self._fronts.changed),
+            self._views.front_key.subscribe(self._fronts.key_changed),
+            self._views.identities.subscribe(self._fronts.identity_changed),
             self._authority.subscribe(self._authorities_changed),
         ]
         if self._certificates is not None:

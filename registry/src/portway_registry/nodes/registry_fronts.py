@@ -12,7 +12,7 @@ from portway_proto.v1.mesh_pb2 import RegistryFront, RegistryFronts
 
 from portway_registry.nodes.front_key import FrontKey
 from portway_registry.nodes.session import NodeSession
-from portway_registry.state.records import ReplicaRecord
+from portway_registry.state.records import IdentityRecord, ReplicaRecord
 from portway_registry.state.views import Item, Views
 
 # Seconds that changes are gathered: replicas that start together make one list.
@@ -46,8 +46,13 @@ class FrontLists:
         if (None if old is None else old.value.front) != (None if new is None else new.value.front):
             self._wake.set()
 
-    def changed(self, *_: object) -> None:
-        """Of the views of the key and of nodes' identities."""
+    def identity_changed(self, old: Item[IdentityRecord] | None, new: Item[IdentityRecord] | None) -> None:
+        """Of the view: a renewed certificate is no news."""
+        if (None if old is None else old.value.joined_at_ms) != (None if new is None else new.value.joined_at_ms):
+            self._wake.set()
+
+    def key_changed(self, *_: object) -> None:
+        """Of the view."""
         self._wake.set()
 
     async def send_changes(self) -> None:

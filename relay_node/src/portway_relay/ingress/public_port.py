@@ -69,7 +69,7 @@ class ConnectionHandlers:
     client_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
     peer_lane: Callable[[socket.socket, Endpoint, Group, Callable[[], None]], None]
     plain_visitor: Callable[[socket.socket, Endpoint, Request], None]
-    registry: Callable[[socket.socket, Endpoint], bool] = lambda sock, peer: False
+    registry: Callable[[socket.socket, Endpoint], bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +106,7 @@ class PublicPort:
         has_just_started: Callable[[], bool],
         is_memory_scarce: Callable[[], bool],
         lacking: Callable[[], Container[str]],
-        registry_name: Callable[[], str] = lambda: "",
+        registry_name: Callable[[], str],
         clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:

@@ -64,8 +64,7 @@ class Passages:
         self._registry_clock = registry_clock
         most = min(limits.max_passed, max(1, unreserved() // _OF_DESCRIPTORS))
         self._places = PrefixShares(most, clock)
-        rate = limits.passed_per_second
-        self._starts = TokenBucket(rate, max(1.0, rate / 4), clock)
+        self._starts = TokenBucket(limits.passed_per_second, limits.passed_per_second, clock)
         self._queue: PrefixQueue[_Arrival] = PrefixQueue()
         self._next_turn: asyncio.TimerHandle | None = None
         self._tasks = Tasks("passages", on_failure)

@@ -53,6 +53,28 @@ async def test_who_is_unknown_gets_one_answer(open_front: FrontMaker, around: Ar
     assert around.lanes == []
 
 
+async def test_what_is_for_the_registry_is_handed_on_unread(open_front: FrontMaker, around: Around) -> None:
+    """Under a name that the node was told since; nothing of it is consumed, and no handshake is counted."""
+    front, hello = open_front(), real_hello("example.com", ["h2"])
+    assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
+    around.registry_name = "example.com"
+    _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
+    writer.write(hello)
+    await until(lambda: bool(around.for_registry))
+    assert around.for_registry[0].recv(65_536) == hello
+    assert (around.visitors, around.asked, front.half_open) == ([], [], 0)
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_what_is_for_the_registry_is_refused_without_a_place(open_front: FrontMaker, around: Around) -> None:
+    """With the alert that says that it is no matter of the name, and counted by itself."""
+    around.registry_name, around.has_place = "example.com", False
+    front = open_front()
+    assert await answer(front, real_hello("example.com", ["h2"])) == Alert.INTERNAL_ERROR.record
+    assert front.rejected == {"registry": 1}
+
+
 async def test_tls_libraries_understand_the_refusal(open_front: FrontMaker, authority: trustme.CA) -> None:
     """OpenSSL reports the alert as what it is."""
     front = open_front()

@@ -74,6 +74,9 @@ class Around:
     scarce: bool = False
     is_new: bool = False
     lacking: frozenset[str] = frozenset()
+    registry_name: str = ""
+    for_registry: list[socket.socket] = field(default_factory=list)
+    has_place: bool = True  # for a connection for the registry
 
     @property
     def zones(self) -> dict[str, None]:
@@ -116,6 +119,12 @@ class Around:
         assert peer.host in ("127.0.0.1", "::1")
         self.peer_lanes.append(sock)
 
+    def registry(self, sock: socket.socket, peer: Endpoint) -> bool:
+        assert peer.host in ("127.0.0.1", "::1")
+        if self.has_place:
+            self.for_registry.append(sock)
+        return self.has_place
+
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
@@ -131,7 +140,7 @@ async def around(authority: trustme.CA) -> AsyncIterator[Around]:
     tunnel = Tunnel(claim, holder, TunnelOptions(h2_enabled=True), max_visits=1, opened_at_ms=0)
     around = Around(carrier, tls, tunnel)
     yield around
-    for sock in (*around.lanes, *around.peer_lanes):
+    for sock in (*around.lanes, *around.peer_lanes, *around.for_registry):
         sock.close()
     await carrier.close()
 
@@ -162,12 +171,13 @@ async def open_front(
             around.carrier,
             lambda: around,  # type: ignore[return-value, arg-type]
             around,
-            ConnectionHandlers(around.visitor, around.client_lane, around.peer_lane, plain.answer),
+            ConnectionHandlers(around.visitor, around.client_lane, around.peer_lane, plain.answer, around.registry),
             rate=AddressRate(config.limits.connections_per_second, config.limits.connection_burst, clock),
             handshakes=PrefixShares(config.limits.unfinished_handshakes_per_second, clock, window=1.0),
             has_just_started=lambda: around.is_new,
             is_memory_scarce=lambda: around.scarce,
             lacking=lambda: around.lacking,
+            registry_name=lambda: around.registry_name,
             clock=clock,
             on_failure=around.failures.append,
         )

@@ -36,6 +36,8 @@ _MOST_PAIRS: Final = 4 * _PAIRS
 # A tunnel in use keeps at least this share of its speed, whatever visitors do.
 _ENOUGH: Final = 0.8
 _CHECKED_BYTES: Final = 64 * 1024  # of a new visitor's download
+# Of the registry, at the node's public port. Its certificate is for others: attackers do not mind.
+REGISTRY_NAME: Final = "registry.localhost"
 
 
 def endless(sock: socket.socket) -> None:
