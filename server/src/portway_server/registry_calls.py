@@ -8,7 +8,7 @@ here: when they are made (up.py, status.py).
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
 import grpc
@@ -27,6 +27,7 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
 from portway_proto.v1.enrolment_pb2_grpc import EnrolmentStub
 from portway_proto.v1.types_pb2 import NodeCertificate, NodeInfo
+from portway_registry.config import Config
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 from portway_runtime.identities import dns_names
@@ -44,7 +45,7 @@ def loopback(listening: Endpoint) -> Endpoint:
 
 
 class RegistryCalls:
-    """The calls, as the holder of an admin's token. Each raises CallFailed."""
+    """The calls, as the holder of a token: an admin's, or for `join` an invitation's. Each raises CallFailed."""
 
     def __init__(self, channel: aio.Channel, token: str) -> None:
         self._admin = AdminStub(channel)
@@ -92,23 +93,29 @@ class RegistryCalls:
         request = InviteNodeRequest(region=region, node=node, ttl_seconds=_INVITED_FOR)
         return str((await self._call(self._admin.InviteNode, request)).token)
 
-    async def join(self, token: str, node: str, region: str, csr: bytes) -> NodeCertificate:
-        """The first certificate of an invited node. `token`: the invitation's."""
+    async def join(self, node: str, region: str, csr: bytes) -> NodeCertificate:
+        """The first certificate of an invited node."""
         request = JoinRequest(node=node, region=region, csr=csr)
-        answer: JoinResponse = await self._call(self._enrolment.Join, request, token)
+        answer: JoinResponse = await self._call(self._enrolment.Join, request)
         return answer.certificate
 
-    async def _call(self, method: Any, request: Any, token: str | None = None) -> Any:
-        metadata = (("authorization", f"Bearer {token or self._token}"),)
+    async def _call(self, method: Any, request: Any) -> Any:
+        metadata = (("authorization", f"Bearer {self._token}"),)
         try:
             return await method(request, metadata=metadata, timeout=_TIMEOUT)
         except aio.AioRpcError as error:
             raise CallFailed(f"the registry answers: {error.details() or error.code().name}") from error
 
 
+def operators_calls(registry: Config, token: str) -> AbstractAsyncContextManager[RegistryCalls]:
+    """As `calling`, at the port where this machine's registry serves operators."""
+    return calling(registry.admin_listen or registry.listen, token)
+
+
 @asynccontextmanager
 async def calling(listening: Endpoint, token: str) -> AsyncIterator[RegistryCalls]:
-    """Calls to the registry that listens at an address of this machine. Raises CallFailed."""
+    """Calls to the registry that listens at an address of this machine, for a few moments: it may show another
+    certificate later. Raises CallFailed."""
     address = loopback(listening)
     try:
         shown = await asyncio.to_thread(ssl.get_server_certificate, (address.host, address.port), timeout=_TIMEOUT)

@@ -24,7 +24,7 @@ from portway_server.config import MachineConfig
 from portway_server.delegation import judge, look
 from portway_server.errors import CallFailed
 from portway_server.plan import parent_records
-from portway_server.registry_calls import calling, loopback
+from portway_server.registry_calls import loopback, operators_calls
 from portway_server.up import FIRST_CLIENT
 
 _ANSWERED_WITHIN: Final = 5.0
@@ -160,7 +160,7 @@ async def _nodes(config: MachineConfig) -> list[Finding]:
     except OSError as error:
         return [Finding("nodes", Level.WARNING, f"not asked: {file} cannot be read: {error.strerror}")]
     try:
-        async with calling(registry.admin_listen or registry.listen, token) as calls:
+        async with operators_calls(registry, token) as calls:
             nodes = await calls.nodes()
             if registry.acme_directory is not None:
                 failed = [one for info in await calls.certificates() if (one := certificate_failure(info)) is not None]

@@ -8,10 +8,10 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
+from portway_registry.config import Config
 from portway_relay.cli import REMOVED
 from portway_relay.errors import RelayError
 from portway_relay.membership.state_folder import StateFolder
@@ -23,14 +23,14 @@ from portway_server.child import Child, command_as
 from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
 from portway_server.delegation import await_delegation
-from portway_server.errors import CannotWrite, ChildEnded
-from portway_server.registry_calls import RegistryCalls, calling
+from portway_server.errors import CallFailed, CannotWrite, ChildEnded
+from portway_server.registry_calls import calling, operators_calls
 from portway_server.writing import give
 
 logger = logging.getLogger(__name__)
 
 FIRST_CLIENT: Final = "first-client"
-_LOOK_EVERY: Final = 0.5  # seconds, over loopback, while a certificate is awaited
+_LOOK_EVERY: Final = 1.0  # seconds, while a certificate is awaited
 _TENANT: Final = "default"
 _DESCRIPTION: Final = "first client"
 
@@ -79,27 +79,20 @@ class Up:
         await self._look_at_clock()
         if self._obtains_first_certificates():
             await await_delegation(relay.domain, relay.public_address, own.resolver)
-        async with AsyncExitStack() as held:
-            calls, node = None, None
-            if registry is not None and own.registry_config is not None:
-                serving = await self._run("portway-registry", own.registry_config, own.registry_user)
-                node = await self._run_node() if self._is_member() else None
-                await serving.serves()
-                token_file = registry.first_admin_token_file()
-                if token_file is not None and token_file.exists():
-                    at = registry.admin_listen or registry.listen
-                    calls = await held.enter_async_context(calling(at, token_file.read_text().strip()))
-                    joining = calls
-                    if registry.admin_listen is not None:
-                        joining = await held.enter_async_context(calling(registry.listen, ""))
-                    if node is None:
-                        await self._join(calls, joining)
-            node = node or await self._run_node()
-            await node.serves()
-            if calls is not None:
-                if registry is not None and registry.acme_directory is not None and registry.tls_cert is None:
-                    await self._await_own_certificate(calls, registry.own_name())
-                await self._ensure_first_client(calls)
+        node, token = None, ""
+        if registry is not None and own.registry_config is not None:
+            serving = await self._run("portway-registry", own.registry_config, own.registry_user)
+            node = await self._run_node() if self._is_member() else None
+            await serving.serves()
+            token = _token(registry)
+            if token and node is None:
+                await self._join(registry, token)
+        node = node or await self._run_node()
+        await node.serves()
+        if registry is not None and token:
+            if registry.acme_directory is not None and registry.tls_cert is None:
+                await _await_certificate(registry, token, registry.own_name())
+            await self._ensure_first_client(registry, token)
         self._on_ready(self._first_client_line())
 
     def _obtains_first_certificates(self) -> bool:
@@ -171,16 +164,18 @@ class Up:
             raise CannotWrite(str(error)) from error
         return relay.server_name in dns_names(certificate) and certificate.not_valid_after_utc > utc_now()
 
-    async def _join(self, admin: RegistryCalls, joining: RegistryCalls) -> None:
-        """Have the node join. Raises CallFailed and CannotWrite."""
+    async def _join(self, registry: Config, admin_token: str) -> None:
+        """Have the node join at the registry that runs here. Raises CallFailed and CannotWrite."""
         relay = self._config.relay
         assert relay.state_dir is not None, "a node without one was given its certificate"
         folder = StateFolder(relay.state_dir)
         try:
-            token = await admin.invite(relay.region, relay.name)
+            async with operators_calls(registry, admin_token) as calls:
+                token = await calls.invite(relay.region, relay.name)
             invitation = token.split("_")[1]
             csr = folder.joining_request(invitation, relay.name)
-            folder.store_joined(invitation, await joining.join(token, relay.name, relay.region, csr))
+            async with calling(registry.listen, token) as calls:
+                folder.store_joined(invitation, await calls.join(relay.name, relay.region, csr))
             give(relay.state_dir, self._config.own.relay_user)
         except RelayError as error:
             raise CannotWrite(str(error)) from error
@@ -188,20 +183,15 @@ class Up:
             raise CannotWrite(f"cannot give {relay.state_dir} to {self._config.own.relay_user}: {error}") from error
         logger.info("this machine's node joined the cluster", extra={"node": relay.name})
 
-    async def _await_own_certificate(self, calls: RegistryCalls, name: str) -> None:
-        """Return once the registry has a certificate for its own name; its log says what it waits for. Raises
-        CallFailed."""
-        while True:
-            if any(one.zone == name and one.until_ms for one in await calls.certificates()):
-                return
-            await asyncio.sleep(_LOOK_EVERY)
-
-    async def _ensure_first_client(self, calls: RegistryCalls) -> None:
+    async def _ensure_first_client(self, registry: Config, admin_token: str) -> None:
         """Make the first client's token, if there was none before. Raises CallFailed and CannotWrite."""
         path = self._first_client_file()
-        if path.exists() or await calls.has_client_tokens():
+        if path.exists():
             return
-        token = await calls.create_client_token(_TENANT, _DESCRIPTION)
+        async with operators_calls(registry, admin_token) as calls:
+            if await calls.has_client_tokens():
+                return
+            token = await calls.create_client_token(_TENANT, _DESCRIPTION)
         line = f"PORTWAY_REGISTRY={self._config.own.registry_name} PORTWAY_TOKEN={token}\n"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -218,3 +208,23 @@ class Up:
             return self._first_client_file().read_text().strip()
         except OSError:
             return ""
+
+
+def _token(registry: Config) -> str:
+    """The first admin's token; "" where it is not on this machine."""
+    file = registry.first_admin_token_file()
+    try:
+        return "" if file is None else file.read_text().strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise CallFailed(f"{file}, the first admin's token, cannot be read: {error.strerror}") from error
+
+
+async def _await_certificate(registry: Config, admin_token: str, zone: str) -> None:
+    """Return once the registry has a certificate of its zone; its log says what it waits for. Raises CallFailed."""
+    while True:
+        async with operators_calls(registry, admin_token) as calls:
+            if any(one.zone == zone and one.until_ms for one in await calls.certificates()):
+                return
+        await asyncio.sleep(_LOOK_EVERY)
