@@ -46,6 +46,13 @@ class Ports:
     dns: int = 53
 
 
+def _is_registrys(domain: str) -> bool:
+    """Whether a domain registry sells the names below it, as those below co.uk."""
+    from publicsuffixlist import PublicSuffixList
+
+    return PublicSuffixList(accept_unknown=False, only_icann=True).is_public(domain)
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """A machine as its operator wants it. Raises SetupRefused for names that cannot work."""
@@ -75,10 +82,10 @@ class Wishes:
                 check_node(self.name)
         except ValueError as error:
             raise SetupRefused(str(error)) from None
-        if "." not in self.domain:
+        if "." not in self.domain or _is_registrys(self.domain):
             raise SetupRefused(
-                f"{self.domain!r} is a top-level domain: name one of yours, such as tun.example.com, that is used for "
-                "nothing else"
+                f"names right below {self.domain} are other people's: name a domain of yours, such as tun.example.com, "
+                "that is used for nothing else"
             )
         if (self.latitude is None) != (self.longitude is None):
             raise SetupRefused("--latitude and --longitude go together: give both or neither")

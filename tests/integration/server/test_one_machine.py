@@ -79,6 +79,7 @@ def test_one_machine_serves_and_prints_the_first_client_s_line(first: ServerMach
             visit = ("curl", "-sS", "--max-time", "20", "--cacert", first.ca_file, "--resolve", where, found[0])
             eventually(lambda: "hello from the tunnel" in first.machine.run(*visit).stdout)
         assert up.stop() == 0
+        assert up.rest() == ""
     with first.up() as up:
         assert up.line() == line
         assert up.stop(signal.SIGINT) == 0
@@ -131,6 +132,7 @@ def test_a_service_manager_is_told_and_the_line_is_in_a_file(first: ServerMachin
             eventually(lambda: manager.states() == ["READY=1", "RELOADING=1", "READY=1"])
             eventually(lambda: up.errors().count("certificate reloaded") >= 1)
             assert up.stop() == 0
+            assert up.rest() == ""
         assert manager.states()[-1] == "STOPPING=1"
     kept = first.state / "portway-server" / "first-client"
     assert LINE.fullmatch(kept.read_text().strip())

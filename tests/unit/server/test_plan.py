@@ -105,7 +105,8 @@ def test_without_a_registry_its_ports_are_not_wanted() -> None:
 @pytest.mark.parametrize(
     ("domain", "region", "name", "says"),
     [
-        ("com", "fra", "", "top-level"),
+        ("com", "fra", "", "other people's"),
+        ("co.uk", "fra", "", "other people's"),
         ("tun..example.com", "fra", "", "not a domain"),
         ("https://tun.example.com", "fra", "", "not a domain"),
         ("tun.example.com", "Fra", "", "not a region"),

@@ -97,3 +97,12 @@ def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
         if not name.startswith("PORTWAY_") and name not in ("NOTIFY_SOCKET", "INVOCATION_ID")
     }
     return {**kept, **(more or {})}
+
+
+def with_own_etc(folder: Path, *command: str | Path) -> list[str | Path]:
+    """The command that runs a program with an /etc in which it may make users: what it writes there is in `folder`, and
+    the next program with the same folder finds it."""
+    for name in ("upper", "work"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    mount = f"mount -t overlay etc -o lowerdir=/etc,upperdir={folder}/upper,workdir={folder}/work /etc"
+    return [needed("unshare"), "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]

@@ -94,6 +94,11 @@ class RunningProgram:
         assert printed, f"no line came; on standard error:\n{self.errors()[-3000:]}"
         return printed.decode().rstrip("\n")
 
+    def rest(self) -> str:
+        """What it has printed beside the lines that were taken; it has ended."""
+        assert self._process.stdout is not None
+        return self._process.stdout.read().decode()
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal. Returns the exit code once the process and all its descendants have ended."""
         self._watch()
