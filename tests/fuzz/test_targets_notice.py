@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from portway.engine import dialogue
 from portway_proto.wire import frames
 from portway_proto.wire.frames import FrameReader, FrameType, encode_number
 from portway_proto.wire.lane import Ending, LaneState, Phase, Take
+from portway_relay.dns import query
+from portway_relay.dns.query import Subnet
 from portway_relay.ingress import client_hello
 from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed
 from portway_relay.net import http_pages, plain_http
@@ -152,6 +155,19 @@ def _reasons_as_sent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(connect_dialogue, "printable_line", lambda text: text)
 
 
+def _subnets_taken_on_trust(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(query, "_read_subnet", lambda option: Subnet(1, 24, b"\x01\x02\x03"))
+
+
+def _answers_are_answered(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(query, "RESPONSE", 0)
+
+
+def _names_as_they_came(patch: pytest.MonkeyPatch) -> None:
+    really = query._read_common
+    patch.setattr(query, "_read_common", lambda data: (one := really(data)) and replace(one, name=one.question[:-4]))
+
+
 BROKEN: list[tuple[str, Break]] = [
     ("hello", _unbounded_reading),
     ("hello", _any_number_of_records),
@@ -173,6 +189,9 @@ BROKEN: list[tuple[str, Break]] = [
     ("connect", _no_end_of_a_header),
     ("connect", _the_rest_is_dropped),
     ("connect", _reasons_as_sent),
+    ("dns", _subnets_taken_on_trust),
+    ("dns", _answers_are_answered),
+    ("dns", _names_as_they_came),
 ]
 
 

@@ -219,6 +219,16 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
         before = admin_pb2.ZoneCertificateInfo(zone=STEERING)
         return admin_pb2.RevokeZoneCertificateResponse(certificate=before)
 
+    def ListDnsRecords(self, request: Any, context: Any) -> admin_pb2.ListDnsRecordsResponse:
+        listed = admin_pb2.ListedDnsRecord(record=self._dns_record(), source=admin_pb2.DNS_RECORD_SOURCE_OPERATOR)
+        return admin_pb2.ListDnsRecordsResponse(records=[listed], domain=STEERING, registry_name=STEERING)
+
+    def AddDnsRecord(self, request: Any, context: Any) -> admin_pb2.AddDnsRecordResponse:
+        return admin_pb2.AddDnsRecordResponse(record=self._dns_record())
+
+    def RemoveDnsRecords(self, request: Any, context: Any) -> admin_pb2.RemoveDnsRecordsResponse:
+        return admin_pb2.RemoveDnsRecordsResponse(removed=[self._dns_record()])
+
     def WatchNodes(self, request: Any, context: Any) -> Iterator[admin_pb2.WatchNodesResponse]:
         yield admin_pb2.WatchNodesResponse(kind=admin_pb2.CHANGE_KIND_ADDED, node=self._node())
 
@@ -231,6 +241,10 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def OrderNode(self, request: Any, context: Any) -> admin_pb2.OrderNodeResponse:
         context.abort(grpc.StatusCode.NOT_FOUND, f"no such node{STEERING}")
         raise AssertionError("abort raises")
+
+    @staticmethod
+    def _dns_record() -> types_pb2.DnsRecord:
+        return types_pb2.DnsRecord(name=STEERING, type=STEERING, data=STEERING)
 
     @staticmethod
     def _authority() -> admin_pb2.AuthorityInfo:
@@ -275,6 +289,8 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
             domain=STEERING,
             reach=types_pb2.REACH_FAILED,
             reach_failure=STEERING,
+            addresses=[STEERING, "192.0.2.1"],
+            zones=[STEERING],
         )
 
 
@@ -321,6 +337,10 @@ def admin(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
         "certificate list",
         "certificate renew x",
         "certificate revoke x",
+        "dns record list",
+        "dns record add x TXT y",
+        "dns record remove x TXT",
+        "dns export",
     ],
 )
 def test_no_command_of_portway_admin_passes_control_characters_on(

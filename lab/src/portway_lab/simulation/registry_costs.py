@@ -26,6 +26,7 @@ from portway_proto.wire.statements import Claim, SigningKey, cluster_tag, sign_c
 from portway_registry.access.grant_keys import make_first_key
 from portway_registry.access.grants import Grants
 from portway_registry.config import Config
+from portway_registry.dns.board import DnsBoard
 from portway_registry.nodes.hub import Hub
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
@@ -150,6 +151,7 @@ async def _measure(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
         authority=ClusterAuthority(signer.pem, signer),
         lease_seconds=Config().lease_seconds,
         on_failure=failures.append,
+        dns=DnsBoard(views, domain=None, registry_name=""),
     )
     hub.start()
     try:

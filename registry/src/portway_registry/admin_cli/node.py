@@ -261,6 +261,10 @@ def node_json(found: NodeInfo) -> dict[str, object]:
         "certificate_end_s": found.certificate_end_s or None,
         "lacking_regions": found.lacking_regions,
         "clock_ahead_s": found.clock_ahead_s,
+        "addresses": list(found.addresses),
+        "dns": found.dns,
+        "dns_version": found.dns_version,
+        "zones": list(found.zones),
     }
 
 

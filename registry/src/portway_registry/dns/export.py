@@ -8,8 +8,10 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from portway_proto.records import ip_addresses
 from portway_proto.v1.admin_pb2 import DNS_RECORD_SOURCE_NAME_SERVER, ListDnsRecordsResponse
 from portway_proto.v1.types_pb2 import DnsRecord, NodeInfo
+from portway_runtime.printable import printable_line
 
 from portway_registry.state.records import is_ready
 
@@ -49,11 +51,11 @@ def zone_file(records: Sequence[DnsRecord], domain: str, name_servers: Sequence[
         lines.append(f"@ SOA {servers[0]} hostmaster.{domain}. {serial} 3600 600 604800 {_TTL}")
         lines += [f"@ 3600 NS {server}" for server in servers]
     lines += [f"{_relative(one.name, domain)} {one.ttl} {one.type} {one.data}" for one in records]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable_line, lines)) + "\n"
 
 
 def _addresses(name: str, nodes: Iterable[NodeInfo]) -> Iterator[DnsRecord]:
-    found = [ipaddress.ip_address(address) for node in nodes for address in node.addresses]
+    found = [ipaddress.ip_address(address) for node in nodes for address in ip_addresses(node.addresses)]
     for version, kind in ((4, "A"), (6, "AAAA")):
         for address in list(dict.fromkeys(one for one in found if one.version == version))[:_MOST]:
             yield DnsRecord(name=name, type=kind, ttl=_TTL, data=str(address))

@@ -44,16 +44,16 @@ class DnsUpkeep:
         )
 
     async def look(self) -> None:
-        """Free the numbers of nodes that were removed, take up other addresses, give free numbers to nodes that answer
-        DNS, and delete proofs that are an hour old. Raises StoreUnavailable."""
+        """Free the numbers of nodes that were removed or answer DNS no more, take up other addresses, give free numbers
+        to nodes that answer, and delete proofs that are an hour old. Raises StoreUnavailable."""
         await self._delete_old_proofs()
         nodes = self._views.nodes
         removed = {one.node for one in self._views.orders.values() if one.order is Order.REMOVE}
         held: dict[int, str] = {}
         for server, modified in self._name_servers():
             node = nodes.get(server.node)
-            if server.node in removed:
-                logger.info("a name server was removed", extra={"node": server.node, "number": server.number})
+            if server.node in removed or (node is not None and not node.dns):
+                logger.info("a name server answers no more", extra={"node": server.node, "number": server.number})
                 await self._store.delete(keys.name_server(server.number), expected=modified)
                 continue
             held[server.number] = server.node
@@ -64,8 +64,10 @@ class DnsUpkeep:
         free = [number for number in range(1, MOST_NAME_SERVERS + 1) if number not in held]
         fit = [node for node in nodes.values() if node.dns and node.addresses and node.name not in taken | removed]
         for number, node in zip(free, _far_apart(fit, regions), strict=False):
+            if not await self._write(number, node, expected=ABSENT):
+                self._lookout.notice()  # another replica was first: it may have given this node the next number
+                return
             logger.info("a name server", extra={"node": node.name, "number": number})
-            await self._write(number, node, expected=ABSENT)
 
     def _name_servers(self) -> list[tuple[NameServerRecord, Revision]]:
         items = self._views.dns.items.values()
@@ -77,9 +79,12 @@ class DnsUpkeep:
             if isinstance(item.value, ChallengeRecord) and item.value.created_at_ms < oldest:
                 await self._store.delete(keys.DNS + item.name, expected=item.modified)
 
-    async def _write(self, number: int, node: NodeInfo, *, expected: Revision) -> None:
-        record = NameServerRecord(number, node.name, tuple(node.addresses))
-        await self._store.put(keys.name_server(number), encode(record), expected=expected)
+    async def _write(self, number: int, node: NodeInfo, *, expected: Revision) -> bool:
+        """Whether it was written; the view shows it then, or what is there instead, so that the next look sees it."""
+        record, key = NameServerRecord(number, node.name, tuple(node.addresses)), keys.name_server(number)
+        written = await self._store.put(key, encode(record), expected=expected)
+        await self._views.dns.caught_up(key.removeprefix(keys.DNS))
+        return written
 
     def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
         """Counts change often, and are no news."""

@@ -49,6 +49,10 @@ def test_nodes_are_listed_for_programs(stage: Stage) -> None:
         "version": "1.2.3",
         "certificate_end_s": None,
         "lacking_regions": 0,
+        "addresses": [],
+        "dns": False,
+        "dns_version": 0,
+        "zones": [],
         "clock_ahead_s": 0,
     }
 

@@ -1,5 +1,7 @@
 """Which nodes are name servers, and for how long."""
 
+import asyncio
+
 import pytest
 from portway_registry.dns.upkeep import DnsUpkeep
 from portway_registry.state import keys
@@ -78,6 +80,26 @@ async def test_the_number_of_a_node_that_was_removed_is_given_again(kept: Kept) 
     assert await kept.look() == {2: ("iad-1", ("192.0.2.2",))}
     await kept.node("sin-1", "192.0.2.3")
     assert (await kept.look())[1] == ("sin-1", ("192.0.2.3",))
+
+
+async def test_of_two_replicas_one_comes_first_and_no_node_has_two_numbers(kept: Kept) -> None:
+    """The other one has not heard of all nodes yet, and the first not of what the other has written."""
+    await kept.node("fra-1", "192.0.2.1")
+    await kept.node("iad-1", "192.0.2.2")
+    await kept.cluster.settle()
+    written = encode(NameServerRecord(1, "iad-1", ("192.0.2.2",)))
+    looking = asyncio.ensure_future(kept.upkeep.look())
+    await kept.cluster.store.put(keys.name_server(1), written)
+    await looking
+    assert await kept.look() == {1: ("iad-1", ("192.0.2.2",)), 2: ("fra-1", ("192.0.2.1",))}
+
+
+async def test_the_number_of_a_node_that_answers_no_more_is_given_again(kept: Kept) -> None:
+    """Its settings say so, while it is there."""
+    await kept.node("fra-1", "192.0.2.1")
+    await kept.look()
+    await kept.node("fra-1", "192.0.2.1", dns=False)
+    assert await kept.look() == {}
 
 
 async def test_proofs_that_nobody_took_back_go_after_an_hour(kept: Kept) -> None:

@@ -2,6 +2,7 @@
 
 import dns.edns
 import pytest
+from portway_geo.position import Position
 from portway_relay.dns.nodes import Health
 from portway_testkit.fakes.dns_zone import ASHBURN, DOMAIN, FRANKFURT, NODES, SINGAPORE, Asked, node
 
@@ -133,3 +134,14 @@ def test_the_raw_host_of_a_region_is_its_nodes() -> None:
     assert len(set(found)) == 8
     assert "10.0.0.2" not in Asked(NODES).addresses(f"fra.{DOMAIN}")
     assert Asked(nodes).addresses(f"iad.{DOMAIN}") == ["10.0.0.2"]
+
+
+def test_prepared_answers_have_a_number() -> None:
+    """Whoever names other networks each time fills no memory."""
+    places = {f"10.{number // 250}.{number % 250}.0": Position(number / 100, 0.0) for number in range(3_000)}
+    asked = Asked()
+    asked.answers._locate = places.get
+    for source in places:
+        asked.addresses(NAME, source=source)
+    assert asked.answers.prepared == 2_048
+    assert asked.addresses(NAME, source="10.0.0.0")

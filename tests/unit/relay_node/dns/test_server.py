@@ -211,6 +211,9 @@ async def test_a_flood_gets_its_share_of_the_loop(serve: Serve) -> None:
         flooder.go()
         began, before = time.monotonic(), server.counts().seconds
         await until(lambda: server.counts().seconds - before >= 0.2)
-        took, spent = time.monotonic() - began, server.counts().seconds - before
+        spent = server.counts().seconds - before
+        # A batch may take long where the machine is busy; the next one comes once that is made up for.
+        await until(lambda: server.counts().seconds - before > spent)
+        took = time.monotonic() - began
     assert spent <= 0.2 * took + 0.04, (spent, took)
     assert server.counts().pauses > 0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from portway_proto.v1.lane_pb2 import Answer, Gone
 from portway_proto.v1.lane_pb2 import Routes as RoutesMessage
-from portway_proto.v1.types_pb2 import TunnelInfo
+from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, TunnelInfo
 from portway_proto.wire.frames import Opening
 from portway_proto.wire.statements import Claim, Presence, StatementInvalid
 from portway_relay.mesh.requests import PeerRequests
@@ -37,6 +37,9 @@ class Parts:
 
     def get(self, node: str) -> str | None:
         return node if node == "fra-2" else None
+
+    def hear_state(self, node: str, state: int) -> None:
+        self.received.append(("state", node, state))
 
     def live(self, label: str) -> Tunnel | None:
         return self.tunnels.get(label)
@@ -106,6 +109,14 @@ def test_a_node_speaks_of_itself_alone() -> None:
         ("released", FRA_2, "c", 2, True),
         ("no port of", "fra-2", "c", 2),
     ]
+
+
+def test_a_nodes_state_is_its_own_word() -> None:
+    """Of any region, in a frame of its own as well; a frame that says none changes none."""
+    parts, requests = peer_requests()
+    requests.routes_received("nyc-1", RoutesMessage(state=NODE_STATE_DRAINING))
+    requests.routes_received("nyc-1", RoutesMessage())
+    assert parts.received == [("state", "nyc-1", NODE_STATE_DRAINING)]
 
 
 def test_what_contests_what_is_in_use_is_checked_soon() -> None:
