@@ -3,7 +3,9 @@
 import logging
 from pathlib import Path
 
+import grpc
 import pytest
+from portway_proto.v1.admin_pb2 import RevokeZoneCertificateRequest
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.certificate_operator import operating
 from portway_testkit.clusters.pebble import Pebble
@@ -34,6 +36,11 @@ async def test_operators_are_told_and_it_is_tried_again(
             metrics = await operator.metrics()
             assert f'portway_registry_certificate_failures{{zone="{FRA}"}} 1.0' in metrics
             assert 'portway_registry_certificate_orders_total{outcome="failed"} 1.0' in metrics
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await operator.admin.stub.RevokeZoneCertificate(
+                    RevokeZoneCertificateRequest(zone=FRA), metadata=operator.admin.shown
+                )
+            assert caught.value.code() == grpc.StatusCode.NOT_FOUND, "there is none to revoke"
             pebble.mend_dns(CHALLENGE)
             mended = await operator.renew()
             assert (mended.failures, mended.failure, mended.retry_at_ms) == (0, "", 0)

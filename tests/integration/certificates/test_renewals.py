@@ -36,7 +36,7 @@ async def another(operator: CertificateOperator, before: int) -> int:
 
 async def test_it_is_renewed_in_its_time(pki: Pki, tmp_path: Path) -> None:
     """By itself, again and again, and before its end; nodes are handed each."""
-    with Pebble(tmp_path / "pebble", validity=8) as pebble:
+    with Pebble(tmp_path / "pebble", validity=12) as pebble:
         # A node that says nothing is known for as long as the test takes.
         config = pebble.config(pki, tmp_path, lease_seconds=60)
         async with operating(config, pebble, pki) as operator:

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 from portway_proto.v1.types_pb2 import NodeInfo
+from portway_runtime.backoff import jittered
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.clocks import Monotonic
 from portway_runtime.rates import TokenBucket
@@ -185,10 +186,22 @@ class Keeper:
             )
         finally:
             connection.close()
-        await self._update(zone, lambda record: self._renewed(record, made, begun))
+        await self._store_obtained(zone, lambda record: self._renewed(record, made, begun))
         self.outcomes["obtained"] += 1
         until = f"{made.certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
         logger.info("certificate obtained", extra={"zone": zone, "until": until})
+
+    async def _store_obtained(self, zone: str, change: Callable[[CertificateRecord], CertificateRecord]) -> None:
+        """Store a new certificate, whose order is not to be made again because the store is away for a moment: an
+        outage that lasts costs this replica its turn."""
+        while True:
+            try:
+                await self._update(zone, change)
+            except StoreUnavailable as error:
+                logger.warning("certificate not stored yet", extra={"zone": zone, "reason": str(error)})
+                await asyncio.sleep(jittered(_AGAIN_AFTER))
+            else:
+                return
 
     def _renewed(self, record: CertificateRecord, made: CertifiedKey, begun: int) -> CertificateRecord:
         """A renewal that was ordered meanwhile is still to be done."""
