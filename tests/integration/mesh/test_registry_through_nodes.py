@@ -1,5 +1,6 @@
 """The registry reached by its name at nodes' public ports: clients, operators, new nodes."""
 
+import dataclasses
 import json
 import os
 import ssl
@@ -11,8 +12,10 @@ from pathlib import Path
 import grpc
 import portway
 import pytest
+from portway_proto.v1 import admin_pb2
 from portway_proto.v1.discovery_pb2 import SurveyRequest, SurveyResponse
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
+from portway_registry.net.reached_at import reached_at
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 from portway_testkit.clusters.cluster import DOMAIN, LOOPBACK, PATIENCE, Cluster, NodePlan, RunningNode
@@ -47,13 +50,18 @@ def at(node: RunningNode) -> str:
     return f"{NAME}:{node.port}"
 
 
-def surveyed(cluster: Cluster, address: str, *, token: str = "") -> SurveyResponse:
-    """What the registry says to a client that reaches it at `address`."""
+def surveyed(cluster: Cluster, address: str, *, token: str = "", at: str = "") -> SurveyResponse:
+    """What the registry says to a client that reaches it at `address`. A token is made at `at`, or where it listens."""
     credentials = grpc.ssl_channel_credentials(cluster.ca.read_bytes())
     options = (("grpc.ssl_target_name_override", NAME), *OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN)
     with grpc.secure_channel(address, credentials, options) as channel:
-        metadata = (("authorization", f"Bearer {token or cluster.token()}"),)
+        metadata = (("authorization", f"Bearer {token or new_token(cluster, at)}"),)
         return DiscoveryStub(channel).Survey(SurveyRequest(), timeout=PATIENCE, metadata=metadata)
+
+
+def new_token(cluster: Cluster, at: str) -> str:
+    admin = dataclasses.replace(cluster.admin, address=at) if at else cluster.admin
+    return admin.create_token(admin_pb2.CreateTokenRequest(tenant="test", role=admin_pb2.ROLE_CLIENT))
 
 
 @pytest.mark.parametrize("entrance", ["fra-1", "iad-1"])
@@ -74,6 +82,21 @@ def test_the_registry_sees_the_client_s_address(mesh: Cluster, host: str) -> Non
     target = f"[{host}]:{mesh.node.port}" if ":" in host else f"{host}:{mesh.node.port}"
     assert surveyed(mesh, target).client_address == host
     assert surveyed(mesh, mesh.registry_address).client_address == LOOPBACK
+
+
+@pytest.mark.parametrize("listens_at", ["::1", "::", "0.0.0.0"])
+def test_a_registry_is_found_wherever_it_listens(start_cluster: MakeCluster, listens_at: str) -> None:
+    """At an IPv6 address alone, or at every address, where nodes are told one of the machine's own."""
+    listen = Endpoint(listens_at, 0)
+    if reached_at(None, listen) is None:
+        pytest.skip("this machine has no address that leads anywhere")
+    cluster = start_cluster(PLANS[0], registry_name=NAME, listen=listen, check_private_addresses="yes")
+    eventually(lambda: knows_registry(cluster.node))
+    for host in (LOOPBACK, "::1"):
+        target = f"[{host}]:{cluster.node.port}" if ":" in host else f"{host}:{cluster.node.port}"
+        port = cluster.registry_config.listen.port
+        direct = f"[::1]:{port}" if listens_at == "::1" else f"{LOOPBACK}:{port}"
+        assert surveyed(cluster, target, at=direct).client_address == host
 
 
 def test_the_client_is_located_by_its_own_address(start_cluster: MakeCluster, tmp_path: Path) -> None:

@@ -192,7 +192,11 @@ class Front:
         """A ClientHello behind a header. The header alone is consumed."""
         verdict = headers.judge(found.header)
         if isinstance(verdict, PassedOn):
-            sock.recv(found.length)
+            try:
+                sock.recv(found.length)
+            except OSError:  # it was reset just now
+                sock.close()
+                return
             self._arrived(sock, verdict.source, verdict.node)
             return
         if verdict is Refusal.UNPROVED:

@@ -183,8 +183,9 @@ class Passages:
                 for dial in done:
                     front, stream = dialled.pop(dial)
                     if dial.result():
-                        for late, _ in dialled.values():
-                            self._fronts.failed(late)
+                        for other, (late, _) in dialled.items():
+                            if not other.done():
+                                self._fronts.failed(late)
                         return front, stream
                     candidates.remove(front)
                     self._fronts.failed(front)
