@@ -24,7 +24,7 @@ from portway_registry.acme.held import HeldCertificates, open_held
 from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.config import Config
 from portway_registry.dns.board import DnsBoard
-from portway_registry.dns.challenges import Challenges
+from portway_registry.dns.challenges import PUBLISHED_WITHIN, Challenges
 from portway_registry.dns.upkeep import DnsUpkeep
 from portway_registry.errors import StoreFull, StoreUnavailable
 from portway_registry.nodes.authority_rotation import AuthorityRotation
@@ -162,7 +162,7 @@ async def open_cluster(
         replica,
         now_ms,
         board,
-        Challenges(store, views, now_ms),
+        Challenges(store, views, now_ms, first_within=PUBLISHED_WITHIN),
         obtained,
         wrapping,
     )

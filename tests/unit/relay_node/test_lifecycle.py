@@ -22,7 +22,6 @@ class Parts:
         self.passages_over.set()
         self.visits_of_now_over = asyncio.Event()
         self.peers = OtherNodes(peers)
-        self.peers = range(peers)
         self.serves_own_zone = asyncio.Event()
         self.serves_own_zone.set()
         self.running = 3

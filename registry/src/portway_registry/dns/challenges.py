@@ -24,19 +24,27 @@ class Challenges:
     """The proofs of a cluster, at whichever replica they were published."""
 
     def __init__(
-        self, store: Store, views: Views, now_ms: Callable[[], int], *, within: float = PUBLISHED_WITHIN
+        self,
+        store: Store,
+        views: Views,
+        now_ms: Callable[[], int],
+        *,
+        within: float = PUBLISHED_WITHIN,
+        first_within: float = 0.0,
     ) -> None:
+        """within: seconds for which servers are waited for. first_within: for which the first one of a cluster is, in
+        whose first seconds none answers yet."""
         self._store = store
         self._views = views
         self._now_ms = now_ms
         self._within = within
+        self._first_within = first_within
 
     async def publish(self, name: str, value: str) -> None:
         """Answer TXT queries for `name`, fully qualified, by `value`, beside the values that it has already.
 
-        Returns once a node answers DNS and every live one that does has said that it does by this, at whichever replica
-        it is; after 15 s at most, with a warning that names the others. Raises StoreUnavailable. Cancelled, it may be
-        published.
+        Returns once every live node that answers DNS has said that it does by this, at whichever replica it is; after
+        15 s at most, with a warning that names the others. Raises StoreUnavailable. Cancelled, it may be published.
         """
         name = name.rstrip(".").lower()
         record = ChallengeRecord(name, value, self._now_ms())
@@ -45,6 +53,7 @@ class Challenges:
         entry = await self._store.get(key)
         if entry is None:  # taken back already
             return
+        await self._until_answered()
         lacking = await self._until_held(entry.modified)
         if lacking:
             logger.warning(
@@ -57,13 +66,27 @@ class Challenges:
         """Answer by `value` no more. May be called again, and for what was never published. Raises StoreUnavailable."""
         await self._store.delete(keys.challenge(_id_of(name.rstrip(".").lower(), value)))
 
+    async def _until_answered(self) -> None:
+        """Wait for the first node that answers DNS, if not for long."""
+        changed = asyncio.Event()
+        unsubscribe = self._views.nodes.subscribe(lambda old, new: changed.set())
+        try:
+            async with asyncio.timeout(self._first_within):
+                while not self._answered():
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            unsubscribe()
+
     async def _until_held(self, revision: Revision) -> list[str]:
         """Wait until all nodes that answer DNS have the records of this revision; those that have not in time."""
         changed = asyncio.Event()
         unsubscribe = self._views.nodes.subscribe(lambda old, new: changed.set())
         try:
             async with asyncio.timeout(self._within):
-                while not self._answered() or self._lacking(revision):
+                while self._lacking(revision):
                     changed.clear()
                     await changed.wait()
         except TimeoutError:
@@ -73,7 +96,7 @@ class Challenges:
         return self._lacking(revision)
 
     def _answered(self) -> bool:
-        """Whether a node answers DNS. In the first seconds of a cluster none does yet."""
+        """Whether a node answers DNS."""
         return any(node.dns for node in self._views.nodes.values())
 
     def _lacking(self, revision: Revision) -> list[str]:
