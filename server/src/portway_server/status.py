@@ -114,6 +114,9 @@ async def _delegation(config: MachineConfig) -> Finding:
     relay = config.relay
     own, listening = relay.public_address, relay.dns_listen
     servers = await _own_servers(relay.domain, listening)
+    if not servers and config.registry is None:
+        # The domain's servers are other machines, perhaps, and only the cluster knows which.
+        return Finding("delegation", Level.BAD, f"not judged: this node does not answer at {listening[0]}")
     addresses = [address for _, found in servers for address in found] or [str(one) for one in own]
     verdict = judge(relay.domain, addresses, await look(relay.domain, config.own.resolver))
     if verdict.good:
