@@ -116,7 +116,7 @@ async def _delegation(config: MachineConfig) -> Finding:
     servers = await _own_servers(relay.domain, listening)
     if not servers and config.registry is None:
         # The domain's servers are other machines, perhaps, and only the cluster knows which.
-        return Finding("delegation", Level.BAD, f"not judged: this node does not answer at {listening[0]}")
+        return Finding("delegation", Level.BAD, "not judged: this node does not answer DNS")
     addresses = [address for _, found in servers for address in found] or [str(one) for one in own]
     verdict = judge(relay.domain, addresses, await look(relay.domain, config.own.resolver))
     if verdict.good:
