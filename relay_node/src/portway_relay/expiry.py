@@ -37,6 +37,11 @@ class Expiry:
         """When each certificate ends, by zone, and by NODE for the node's own."""
         return {name: one.end for name, one in self._watched().items()}
 
+    def zones(self) -> list[str]:
+        """The zones whose certificate has not ended, sorted: visitors of their names can be served."""
+        now = self._now()
+        return sorted(name for name, end in self.ends().items() if name != NODE and end > now)
+
     def first_end(self) -> datetime | None:
         """When the first certificate ends that somebody has to replace, None without one: one that is renewed by
         itself counts when that is overdue."""

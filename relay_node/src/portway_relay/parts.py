@@ -413,7 +413,7 @@ def build_dns(base: Base, routing: Routing, state: Callable[[], "NodeState.Value
             latitude=config.latitude,
             longitude=config.longitude,
             addresses=config.public_addresses,
-            zones=base.certificates.current().zones,
+            zones=base.expiry.zones(),
         )
 
     try:

@@ -53,7 +53,7 @@ class Report:
             unaware_clients=self._serving.sessions.untold(loaded.authority_ids),
             addresses=config.public_addresses,
             dns=self._dns.on,
-            zones=sorted(loaded.zones),
+            zones=self._base.expiry.zones(),
         )
 
     def counts(self) -> NodeCounts:

@@ -118,6 +118,15 @@ def test_which_end_makes_the_node_useless() -> None:
     assert node.expiry.ended() == ""
 
 
+def test_a_zone_whose_certificate_has_ended_is_not_served() -> None:
+    """Names in it lead to other nodes then: registries and nodes are told the zones that are left."""
+    node = Node()
+    assert node.expiry.zones() == sorted((ZONE, OTHER))
+    node.zones[OTHER].certificate = lasting(DAY)
+    node.now = START + DAY
+    assert node.expiry.zones() == [ZONE]
+
+
 def test_the_ends_are_named_by_zone() -> None:
     """And by `node`, which is no zone."""
     ends = Node().expiry.ends()
