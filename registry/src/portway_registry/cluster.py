@@ -26,7 +26,7 @@ from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.backup.daily import DailyBackups
 from portway_registry.config import Config
 from portway_registry.dns.board import DnsBoard
-from portway_registry.dns.challenges import Challenges
+from portway_registry.dns.challenges import PUBLISHED_WITHIN, Challenges
 from portway_registry.dns.upkeep import DnsUpkeep
 from portway_registry.errors import StoreFull, StoreUnavailable
 from portway_registry.nodes.authority_rotation import AuthorityRotation
@@ -168,7 +168,7 @@ async def open_cluster(
         replica,
         now_ms,
         board,
-        Challenges(store, views, now_ms),
+        Challenges(store, views, now_ms, first_within=PUBLISHED_WITHIN),
         obtained,
         wrapping,
     )

@@ -42,14 +42,17 @@ class Expiry:
         now = self._now()
         return sorted(name for name, end in self.ends().items() if name != NODE and end > now)
 
-    def first_end(self) -> datetime:
-        """When the first certificate ends that somebody has to replace: one that the node renews by itself counts when
-        that is overdue."""
+    def first_end(self) -> datetime | None:
+        """When the first certificate ends that somebody has to replace, None without one: one that is renewed by
+        itself counts when that is overdue."""
         now = self._now()
         return min(
-            one.end
-            for one in self._watched().values()
-            if not (one.renewed and mark_of(one.certificate, now, renewed=True) is None)
+            (
+                one.end
+                for one in self._watched().values()
+                if not (one.renewed and mark_of(one.certificate, now, renewed=True) is None)
+            ),
+            default=None,
         )
 
     def ended(self) -> str:

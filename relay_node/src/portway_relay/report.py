@@ -30,7 +30,7 @@ class Report:
     def info(self) -> NodeInfo:
         """The node as registries and other nodes know it. Its port is open by then."""
         config, advertised = self._base.config, self._base.address.advertised
-        loaded = self._base.certificates.current()
+        loaded, first_end = self._base.certificates.current(), self._base.expiry.first_end()
         used, limit = usage()
         return NodeInfo(
             name=config.name,
@@ -47,7 +47,7 @@ class Report:
             tunnels=len(self._routing.tunnels),
             visits=self._routing.visits.running,
             max_sessions=config.limits.max_sessions,
-            certificate_end_s=int(self._base.expiry.first_end().timestamp()),
+            certificate_end_s=0 if first_end is None else int(first_end.timestamp()),
             lacking_regions=len(self._routing.lacking.zones),
             grant_keys=self._serving.grants.key_ids,
             authorities=loaded.authority_ids,

@@ -20,6 +20,8 @@ from portway_proto.v1.admin_pb2 import (
     InviteNodeRequest,
     ListNodesRequest,
     ListTokensRequest,
+    ListZoneCertificatesRequest,
+    ZoneCertificateInfo,
 )
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
@@ -56,6 +58,16 @@ class RegistryCalls:
         while True:
             answer = await self._call(self._admin.ListNodes, request)
             found += answer.nodes
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+    async def certificates(self) -> list[ZoneCertificateInfo]:
+        """The certificates that it obtains, also those that it has not yet. Not for one that obtains none."""
+        request, found = ListZoneCertificatesRequest(), []
+        while True:
+            answer = await self._call(self._admin.ListZoneCertificates, request)
+            found += answer.certificates
             if not answer.next_page_token:
                 return found
             request.page_token = answer.next_page_token

@@ -41,6 +41,11 @@ def registry_file(plan: Plan, certificate: tuple[Path, Path] | None) -> str:
                 f"{plan.any_address}:{wishes.ports.registry}",
                 "clients and operators, who also come through every node's public port",
             ),
+            Line(
+                "advertise",
+                str(Endpoint(plan.public[0], wishes.ports.registry)),
+                "where nodes reach that, to pass connections for the registry on",
+            ),
             Line("mesh_listen", f"{plan.any_address}:{wishes.ports.mesh}", "nodes"),
             Line(
                 "mesh_advertise",
@@ -92,7 +97,7 @@ def relay_file(plan: Plan, registries: Sequence[str], certificates: Sequence[tup
             Line("domain", wishes.domain),
             Line("listen", f"*:{wishes.ports.public}", "visitors, clients, other nodes"),
             Line("advertise", plan.advertise, "where clients and other nodes dial it"),
-            Line("public_address", list(plan.public) if wishes.dns else None, "what names of this node lead to"),
+            Line("public_address", list(plan.public), "what names of this node lead to"),
             Line("dns_listen", list(plan.dns_listen) or None, "it answers for the domain"),
             Line("registry", list(registries), "the registries' ports for nodes"),
             Line("state_dir", relay_state(plan), "its key and certificates"),

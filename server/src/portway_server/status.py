@@ -14,6 +14,7 @@ import aiohttp
 import dns.asyncquery
 import dns.exception
 import dns.message
+from portway_proto.v1.admin_pb2 import ZoneCertificateInfo
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, REACH_FAILED, NodeInfo, NodeState
 from portway_runtime.clocks import utc_now
 from portway_runtime.endpoints import Endpoint
@@ -58,7 +59,7 @@ async def look_at(config: MachineConfig) -> list[Finding]:
     found.append(await _program("node", config.relay.admin_listen, "/readyz", "admin_listen"))
     found += await _clock(config)
     found += await _certificates(config)
-    if getattr(config.relay, "dns_listen", ()):
+    if config.relay.dns_listen:
         found.append(await _delegation(config))
     if config.registry is not None:
         found += await _nodes(config)
@@ -77,7 +78,7 @@ async def _program(what: str, at: Endpoint | None, page: str, setting: str) -> F
 
 
 async def _clock(config: MachineConfig) -> list[Finding]:
-    directory = getattr(config.registry, "acme_directory", None)
+    directory = None if config.registry is None else config.registry.acme_directory
     ahead = None if directory is None else await clock_ahead(directory, utc_now)
     if ahead is None:
         return []
@@ -111,7 +112,7 @@ def certificates_of(metrics: str, now: datetime) -> Iterator[Finding]:
 
 async def _delegation(config: MachineConfig) -> Finding:
     relay = config.relay
-    own, listening = getattr(relay, "public_address", ()), getattr(relay, "dns_listen", ())
+    own, listening = relay.public_address, relay.dns_listen
     servers = await _own_servers(relay.domain, listening)
     if not servers and config.registry is None:
         # The domain's servers are other machines, perhaps, and only the cluster knows which.
@@ -155,6 +156,7 @@ async def _records_of(name: str, kind: str, at: Endpoint) -> list[Any]:
 async def _nodes(config: MachineConfig) -> list[Finding]:
     registry = config.registry
     assert registry is not None
+    failed: list[Finding] = []
     file = registry.first_admin_token_file()
     try:
         token = "" if file is None else file.read_text().strip()
@@ -163,11 +165,25 @@ async def _nodes(config: MachineConfig) -> list[Finding]:
     try:
         async with operators_calls(registry, token) as calls:
             nodes = await calls.nodes()
+            if registry.acme_directory is not None:
+                failed = [one for info in await calls.certificates() if (one := certificate_failure(info)) is not None]
     except CallFailed as error:
         return [Finding("nodes", Level.BAD, str(error))]
     if not nodes:
         return [Finding("nodes", Level.BAD, "none is registered")]
-    return [node_finding(one) for one in nodes]
+    return [*failed, *(node_finding(one) for one in nodes)]
+
+
+def certificate_failure(info: ZoneCertificateInfo) -> Finding | None:
+    """Why a certificate is not there, or not renewed; None for one that is."""
+    if not info.failures and info.until_ms:
+        return None
+    what = f"certificate {info.zone}"
+    if not info.failures:
+        return Finding(what, Level.WARNING, "is being obtained")
+    again = f"{datetime.fromtimestamp(info.retry_at_ms / 1000, UTC):%H:%M:%S} UTC"
+    text = f"{'not renewed' if info.until_ms else 'not obtained'}: {info.failure}; tried again at {again}"
+    return Finding(what, Level.WARNING if info.until_ms else Level.BAD, text)
 
 
 def node_finding(node: NodeInfo) -> Finding:

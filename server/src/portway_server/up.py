@@ -4,6 +4,7 @@ Here: the order of start and stop. Not here: a process (child.py), calls (regist
 (delegation.py).
 """
 
+import asyncio
 import logging
 import sys
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from portway_server.writing import give
 logger = logging.getLogger(__name__)
 
 FIRST_CLIENT: Final = "first-client"
+_LOOK_EVERY: Final = 1.0  # seconds, while a certificate is awaited
 _TENANT: Final = "default"
 _DESCRIPTION: Final = "first client"
 
@@ -61,8 +63,10 @@ class Up:
     async def start(self) -> None:
         """Start the registry, and the relay node once it has joined; return when visitors and clients may come.
 
-        Before its first start the node joins by an invitation that is made for it. While something is waited for (the
-        delegation, certificates, a store), the log says for what. Raises ServerError, with nothing left running.
+        Before the first certificates are obtained the domain has to be delegated: a certificate authority counts names
+        that it looked up in vain, and its resolvers remember that they are not there. Before its first start the node
+        joins by an invitation that is made for it. While something is waited for (the delegation, certificates, a
+        store), the log says for what. Raises ServerError, with nothing left running.
         """
         try:
             await self._start()
@@ -72,6 +76,9 @@ class Up:
 
     async def _start(self) -> None:
         own, relay, registry = self._config.own, self._config.relay, self._config.registry
+        await self._look_at_clock()
+        if self._obtains_first_certificates():
+            await await_delegation(relay.domain, relay.public_address, own.resolver)
         node, token = None, ""
         if registry is not None and own.registry_config is not None:
             serving = await self._run("portway-registry", own.registry_config, own.registry_user)
@@ -80,18 +87,26 @@ class Up:
             token = _token(registry)
             if token and node is None:
                 await self._join(registry, token)
-        await self._look_at_clock()
         node = node or await self._run_node()
-        if getattr(relay, "dns_listen", ()):
-            await await_delegation(relay.domain, getattr(relay, "public_address", ()), own.resolver)
         await node.serves()
         if registry is not None and token:
+            if registry.acme_directory is not None and registry.tls_cert is None:
+                await _await_certificate(registry, token, registry.called)
             await self._ensure_first_client(registry, token)
         self._on_ready(self._first_client_line())
 
+    def _obtains_first_certificates(self) -> bool:
+        """Whether this machine's registry is to obtain the node's certificate by the node's own answers to DNS, and has
+        not yet."""
+        relay, registry = self._config.relay, self._config.registry
+        if registry is None or registry.acme_directory is None or not relay.dns_listen:
+            return False
+        folder = relay.zones_folder
+        return folder is None or not folder.is_dir() or not any(folder.iterdir())
+
     async def _look_at_clock(self) -> None:
         """Warn of a wrong clock, which other failures follow from."""
-        directory = getattr(self._config.registry, "acme_directory", None)
+        directory = None if self._config.registry is None else self._config.registry.acme_directory
         ahead = None if directory is None else await clock_ahead(directory, utc_now)
         if ahead is not None and (fault := judge_clock(ahead)):
             logger.warning("%s", fault)
@@ -204,3 +219,12 @@ def _token(registry: Config) -> str:
         return ""
     except OSError as error:
         raise CallFailed(f"{file}, the first admin's token, cannot be read: {error.strerror}") from error
+
+
+async def _await_certificate(registry: Config, admin_token: str, zone: str) -> None:
+    """Return once the registry has a certificate of its zone; its log says what it waits for. Raises CallFailed."""
+    while True:
+        async with operators_calls(registry, admin_token) as calls:
+            if any(one.zone == zone and one.until_ms for one in await calls.certificates()):
+                return
+        await asyncio.sleep(_LOOK_EVERY)

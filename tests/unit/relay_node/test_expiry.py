@@ -153,3 +153,11 @@ async def test_it_looks_by_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytes
     node.now = START + 364 * DAY
     await until(lambda: bool(told(caplog, ZONE)))
     watching.cancel()
+
+
+def test_a_node_that_waits_for_its_first_certificate_has_no_first_end() -> None:
+    """Its own one, which it renews by itself, is nobody else's to replace."""
+    node = Node(renewed=True)
+    node.node.certificate = lasting(48 * HOUR + BACKDATE)
+    node.zones.clear()
+    assert node.expiry.first_end() is None

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 
 import pytest
+from portway_proto.v1.admin_pb2 import ZoneCertificateInfo
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, REACH_FAILED, REACH_REACHED, NodeInfo
-from portway_server.status import Level, certificates_of, node_finding
+from portway_server.status import Level, certificate_failure, certificates_of, node_finding
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 DAY = 86_400
@@ -47,3 +48,21 @@ def test_a_node_is_judged_by_its_state_and_whether_it_is_reached(state: "int", r
     node = NodeInfo(name="fra-1", region="fra", host="45.76.1.7", port=443)
     node.state, node.reach = state, reach  # type: ignore[assignment]
     assert node_finding(node).level is level
+
+
+@pytest.mark.parametrize(
+    ("until", "failures", "level", "says"),
+    [
+        (0, 0, Level.WARNING, "is being obtained"),
+        (0, 2, Level.BAD, "not obtained: no answer; tried again at 00:01:00 UTC"),
+        (5, 1, Level.WARNING, "not renewed: no answer"),
+        (5, 0, None, ""),
+    ],
+)
+def test_a_certificate_that_is_not_there_says_why(until: int, failures: int, level: Level | None, says: str) -> None:
+    """As the registry says it; one that is there is judged by its end."""
+    info = ZoneCertificateInfo(
+        zone="tun.example.com", until_ms=until, failures=failures, failure="no answer", retry_at_ms=60_000
+    )
+    found = certificate_failure(info)
+    assert (found and found.level, says in found.text if found else True) == (level, True)

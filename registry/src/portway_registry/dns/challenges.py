@@ -24,12 +24,21 @@ class Challenges:
     """The proofs of a cluster, at whichever replica they were published."""
 
     def __init__(
-        self, store: Store, views: Views, now_ms: Callable[[], int], *, within: float = PUBLISHED_WITHIN
+        self,
+        store: Store,
+        views: Views,
+        now_ms: Callable[[], int],
+        *,
+        within: float = PUBLISHED_WITHIN,
+        first_within: float = 0.0,
     ) -> None:
+        """within: seconds for which servers are waited for. first_within: for which the first one of a cluster is, in
+        whose first seconds none answers yet."""
         self._store = store
         self._views = views
         self._now_ms = now_ms
         self._within = within
+        self._first_within = first_within
 
     async def publish(self, name: str, value: str) -> None:
         """Answer TXT queries for `name`, fully qualified, by `value`, beside the values that it has already.
@@ -44,17 +53,32 @@ class Challenges:
         entry = await self._store.get(key)
         if entry is None:  # taken back already
             return
+        await self._until_answered()
         lacking = await self._until_held(entry.modified)
         if lacking:
             logger.warning(
                 "a proof for a certificate is not answered everywhere yet", extra={"nodes": ", ".join(lacking)}
             )
-        elif not any(node.dns for node in self._views.nodes.values()):
+        elif not self._answered():
             logger.warning("a proof for a certificate is published, and no node answers DNS", extra={"proves": name})
 
     async def withdraw(self, name: str, value: str) -> None:
         """Answer by `value` no more. May be called again, and for what was never published. Raises StoreUnavailable."""
         await self._store.delete(keys.challenge(_id_of(name.rstrip(".").lower(), value)))
+
+    async def _until_answered(self) -> None:
+        """Wait for the first node that answers DNS, if not for long."""
+        changed = asyncio.Event()
+        unsubscribe = self._views.nodes.subscribe(lambda old, new: changed.set())
+        try:
+            async with asyncio.timeout(self._first_within):
+                while not self._answered():
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            unsubscribe()
 
     async def _until_held(self, revision: Revision) -> list[str]:
         """Wait until all nodes that answer DNS have the records of this revision; those that have not in time."""
@@ -70,6 +94,10 @@ class Challenges:
         finally:
             unsubscribe()
         return self._lacking(revision)
+
+    def _answered(self) -> bool:
+        """Whether a node answers DNS."""
+        return any(node.dns for node in self._views.nodes.values())
 
     def _lacking(self, revision: Revision) -> list[str]:
         return sorted(node.name for node in self._views.nodes.values() if node.dns and node.dns_version < revision)

@@ -90,3 +90,15 @@ async def test_each_change_has_a_higher_version(cluster: ViewedStore) -> None:
         await cluster.settle()
         versions.append(board(cluster).messages()[0].version)
     assert versions == sorted(set(versions))
+
+
+async def test_the_first_node_of_a_cluster_is_waited_for(cluster: ViewedStore) -> None:
+    """The registry begins before it; a certificate authority that is told to look would look in vain."""
+    challenges = Challenges(cluster.store, cluster.views, lambda: NOW_MS, first_within=30.0)
+    publishing = asyncio.ensure_future(challenges.publish(NAME, "proof"))
+    await shows(cluster.views.dns, lambda: cluster.views.dns.items)
+    await put(cluster, "plain")
+    await cluster.settle()
+    assert not publishing.done()
+    await put(cluster, "fra-1", dns=True, dns_version=2**60)
+    await asyncio.wait_for(publishing, 10)
