@@ -10,6 +10,7 @@ from typing import Final
 
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeState
 from portway_runtime.listener import finish
+from portway_runtime.time_limit import time_limit
 
 from portway_relay.ingress.http_port import HttpPort
 from portway_relay.ingress.public_port import PublicPort
@@ -163,7 +164,7 @@ class Lifecycle:
 async def _at_most(seconds: float, waiting: Coroutine[None, None, object]) -> bool:
     """Wait for it, `seconds` at most. Whether it ended."""
     try:
-        async with asyncio.timeout(seconds):
+        async with time_limit(seconds):
             await waiting
     except TimeoutError:
         return False

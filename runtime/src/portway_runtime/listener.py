@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from portway_runtime.descriptors import EXHAUSTED, first_reserved, lowest_free
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import endpoint_of, handshakes_in_progress, queued, refuse_connections
+from portway_runtime.time_limit import time_limit
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ async def _look(ports: Collection[int], until: float) -> bool:
     """Whether there are handshakes in progress, by a thread, since the loop has visits to move; true also when that has
     not ended by `until`, or no thread can be started."""
     try:
-        async with asyncio.timeout_at(until):
+        async with time_limit(max(0.0, until - asyncio.get_running_loop().time())):
             return await asyncio.to_thread(handshakes_in_progress, ports)
     except (TimeoutError, RuntimeError):
         return True

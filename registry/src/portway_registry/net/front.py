@@ -29,6 +29,7 @@ from portway_runtime.listener import Listener, finish
 from portway_runtime.proxy_headers import UnexpectedProxyHeaders
 from portway_runtime.proxy_protocol import Invalid, NeedMore, Parsed, parse
 from portway_runtime.tasks import Tasks
+from portway_runtime.time_limit import time_limit
 
 from portway_registry.net.admission import Admission, Limits, share_of_address
 from portway_registry.net.connection import Connection
@@ -170,7 +171,7 @@ class Front:
         if self._listener is None:
             return
         try:
-            async with asyncio.timeout(within):
+            async with time_limit(within):
                 await finish([self._listener], within=within / 2)
                 await self._balanced.over()
                 await self._hellos.over()

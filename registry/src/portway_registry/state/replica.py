@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 from portway_runtime.backoff import jittered
+from portway_runtime.time_limit import time_limit
 
 from portway_registry.errors import LeaseLost, StoreUnavailable
 from portway_registry.state import keys
@@ -64,7 +65,7 @@ class Replica:
             return
         self._front = ""
         try:
-            async with asyncio.timeout(_WITHDRAWN_WITHIN):
+            async with time_limit(_WITHDRAWN_WITHIN):
                 await self.publish()
         except (StoreUnavailable, LeaseLost, TimeoutError) as error:
             logger.info("this registry's public port is not withdrawn", extra={"reason": str(error)})

@@ -36,6 +36,7 @@ from portway_runtime.endpoints import MAX_PORT, Endpoint
 from portway_runtime.half_open import STALLED_AFTER, HalfOpenConnections
 from portway_runtime.identities import NodeIdentity, read_identity_der
 from portway_runtime.tasks import Tasks
+from portway_runtime.time_limit import time_limit
 from portway_runtime.tls_choices import Group
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ class InboundLanes:
         for inbound in self._lanes.values():
             inbound.retire()
         try:
-            async with asyncio.timeout(_RETIRED_WITHIN):
+            async with time_limit(_RETIRED_WITHIN):
                 await self._tasks.over()
                 while any(not inbound.is_control for inbound in self._lanes.values()):
                     self._lane_gone.clear()
