@@ -93,16 +93,16 @@ def fit_for_a_terminal(text: str) -> bool:
 def test_a_node_cannot_choose_the_address_that_is_printed(
     portway: Portway, registry: FakeRegistry, hostile: FakeNode, honest: FakeNode, host: str, form: tuple[str, ...]
 ) -> None:
-    """The client leaves the nearest node, which broke the protocol, for the next one, whose address is printed."""
+    """The client leaves the node, which broke the protocol, for another one, whose address is printed."""
     hostile.host_in_bound = host
-    registry.nodes.append(honest)
     process = portway.start("forward", "8000", *form)
+    hostile.wait(lambda: hostile.count("hello") > 0)
+    registry.nodes.append(honest)
     assert process.stdout is not None
     line = process.stdout.readline().decode().removesuffix("\n")
     (label,) = honest.tunnels
     url = f"https://{label}.test.localhost:{honest.port}"
     assert (json.loads(line)["url"] if form else line) == url
-    assert hostile.count("hello")
     process.terminate()
     out, errors = process.communicate(timeout=20)
     assert out == b""
