@@ -108,7 +108,7 @@ class HostileNode(Node):
         _wrap(events, "answer", self._answer)
         _wrap(events, "visit_arrived", self._visit_arrived)
         _wrap(routing.lookup, "_resolve", self._resolve)
-        _wrap(routing.visits, "_start", self._start_visit)
+        _wrap(routing.visits, "_join", self._join_visit)
         _wrap(sessions, "hello", self._hello)
         _wrap(sessions, "park", self._park)
         _wrap(sessions, "_new", self._new_session)
@@ -316,10 +316,11 @@ class HostileNode(Node):
             self._told["visits-forwarded-to-it"] += 1
             self._routing.visits.start_forwarded(lane, opening, mine)
 
-    def _start_visit(self, start: Callable[..., None], stream: Any, peer: Any, destination: Any, *more: Any) -> None:
-        mine = None if self._own is None else self._own.tunnel(self._lies.own_claim())
-        self._told["visits-at-itself"] += mine is not None
-        start(stream, peer, destination if mine is None else mine, *more)
+    def _join_visit(self, join: Callable[..., None], stream: Any, opening: Any, arrival: Any) -> None:
+        if self._own is not None and arrival.again and (mine := self._own.tunnel(self._lies.own_claim())) is not None:
+            self._told["visits-at-itself"] += 1
+            arrival.destination = mine
+        join(stream, opening, arrival)
 
 
 def _wrap(part: object, name: str, instead: Callable[..., Any]) -> None:
