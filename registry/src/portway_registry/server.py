@@ -28,12 +28,13 @@ from portway_runtime.threads import GRPC_THREADS, demand_threads
 from portway_registry.access.invitations import Invitations
 from portway_registry.access.tenants import Tenants
 from portway_registry.access.tokens import Tokens
-from portway_registry.acme.challenges import Challenges
 from portway_registry.acme.held import OwnNameCertificate
 from portway_registry.acme.operator_wishes import OperatorWishes
+from portway_registry.acme.publisher import Publisher
 from portway_registry.acme.server_settings import ServerSettings, server_settings
 from portway_registry.cluster import Closing, Cluster, calling, open_cluster
 from portway_registry.config import Config
+from portway_registry.dns.challenges import Challenges
 from portway_registry.dns.static_records import StaticRecords
 from portway_registry.errors import ConfigError
 from portway_registry.metrics import AcmeCounts, CallCounts, exposition
@@ -90,12 +91,12 @@ class Registry:
         config: Config,
         *,
         on_failure: Callable[[BaseException], None] | None = None,
-        challenges: Challenges | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
-        """`on_failure` is called when a background part failed: the replica should be stopped then. `challenges`: who
-        answers an ACME server's questions to DNS, if it is not the cluster's nodes."""
+        """`on_failure` is called when a background part failed: the replica should be stopped then. `publisher`: who
+        has an ACME server's questions to DNS answered, if it is not the cluster's nodes."""
         self._config = config
-        self._answering = challenges
+        self._publisher = publisher
         self._on_failure = on_failure or _ignore
         self._calls = CallCounts()
         self._closing: Closing = []  # what `stop` calls, the last first
@@ -226,7 +227,7 @@ class Registry:
             settings,
             cluster.store,
             cluster.views,
-            self._answering or cluster.challenges,
+            self._publisher or cluster.challenges,
             cluster.wrapping,
             cluster.audit,
             cluster.now_ms,
