@@ -30,7 +30,8 @@ from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.acme.zones import wanted_zones
 from portway_registry.errors import AcmeFailed, LeaseLost, StoreUnavailable
 from portway_registry.state import keys
-from portway_registry.state.records import CertificateRecord, decoder, encode
+from portway_registry.state.domain_records import CertificateRecord
+from portway_registry.state.records import decoder, encode
 from portway_registry.state.views import View
 from portway_registry.store.contract import Entry, Store
 from portway_registry.store.update import Decision, update

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from portway_registry.state import keys
-from portway_registry.state.records import ChallengeRecord, encode
+from portway_registry.state.domain_records import ChallengeRecord
+from portway_registry.state.records import encode
 from portway_registry.state.views import Views
 from portway_registry.store.contract import Revision, Store
 
