@@ -32,7 +32,7 @@ def obtaining(tmp_path: Path, pebble: Pebble) -> Iterator[Cluster]:
     settings = {"acme_directory": pebble.directory, "acme_ca": pebble.ca, "domain": DOMAIN}
     plans = tuple(NodePlan(name, "fra", settings={"tls_cert": (), "tls_key": ()}) for name in NODES)
     store = f"embedded:{tmp_path / 'registry.db'}"
-    with Cluster(tmp_path, plans, store=store, settings=settings, challenges=pebble.challenges()) as cluster:
+    with Cluster(tmp_path, plans, store=store, settings=settings, publisher=pebble.publisher()) as cluster:
         cluster.visitors_ca = tmp_path / "roots.pem"
         cluster.visitors_ca.write_bytes(pebble.roots())
         eventually(lambda: connected(cluster))

@@ -139,15 +139,21 @@ def test_the_runtime_s_table_has_every_module_from_the_bottom_up() -> None:
         assert imported <= set(table[:number]), name
 
 
-def test_the_server_s_table_has_every_module() -> None:
+@pytest.mark.parametrize(
+    ("folder", "source", "heading"),
+    [
+        ("server", "portway_server", "## Modules"),
+        ("relay_node", "portway_relay", "## What is in it"),
+        ("tests/testkit", "portway_testkit", "| folder | what is there |"),
+    ],
+)
+def test_a_table_of_modules_has_every_one(folder: str, source: str, heading: str) -> None:
     """And no other."""
-    text = (_ROOT / "server/README.md").read_text().partition("## Modules")[2]
-    table = {
-        name for row in re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE) for name in re.findall(r"`([a-z_]+)", row)
-    }
-    source = _ROOT / "server/src/portway_server"
-    known = {path.name.removesuffix(".py") for path in source.iterdir()}
-    assert table == known - {"__init__", "py.typed", "__pycache__", "errors"}
+    _, _, text = (_ROOT / folder / "README.md").read_text().partition(heading)
+    rows = re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE)
+    table = {name for row in rows for name in re.findall(r"`([a-z_]+)(?:/|\.py)?`", row)}
+    known = {path.name.removesuffix(".py") for path in (_ROOT / folder / "src" / source).iterdir()}
+    assert table == known - {"__init__", "py.typed", "__pycache__"}
 
 
 def test_the_lab_s_table_has_every_command() -> None:

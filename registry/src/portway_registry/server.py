@@ -16,7 +16,7 @@ from portway_proto.v1.discovery_pb2_grpc import add_DiscoveryServicer_to_server
 from portway_proto.v1.enrolment_pb2_grpc import add_EnrolmentServicer_to_server
 from portway_proto.v1.mesh_pb2_grpc import add_MeshServicer_to_server
 from portway_runtime.balancers import Network
-from portway_runtime.clocks import monotonic, utc_now
+from portway_runtime.clocks import utc_now
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
 from portway_runtime.expiry import ExpiryWarnings, Watched
@@ -25,22 +25,19 @@ from portway_runtime.listening import open_sockets
 from portway_runtime.tasks import Tasks
 from portway_runtime.threads import GRPC_THREADS, demand_threads
 
-from portway_registry.access.invitations import Invitations
-from portway_registry.access.tenants import Tenants
-from portway_registry.access.tokens import Tokens
-from portway_registry.acme.challenges import Challenges
 from portway_registry.acme.held import OwnNameCertificate
 from portway_registry.acme.operator_wishes import OperatorWishes
+from portway_registry.acme.publisher import Publisher
 from portway_registry.acme.server_settings import ServerSettings, server_settings
+from portway_registry.client_services import client_services
 from portway_registry.cluster import Closing, Cluster, calling, open_cluster
 from portway_registry.config import Config
-from portway_registry.dns.static_records import StaticRecords
+from portway_registry.dns.challenges import Challenges
 from portway_registry.errors import ConfigError
 from portway_registry.metrics import AcmeCounts, CallCounts, exposition
 from portway_registry.net.node_headers import NodeHeaders
 from portway_registry.net.reached_at import reached_at
 from portway_registry.nodes.certificates import require_current
-from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.pki.cluster_authority import ClusterAuthority, configured_authority, reload_configured
 from portway_registry.pki.expiry import watched_certificates
 from portway_registry.pki.port_certificates import (
@@ -51,17 +48,11 @@ from portway_registry.pki.port_certificates import (
     server_credentials,
 )
 from portway_registry.placement.reports import Reports
-from portway_registry.placement.roster import Roster
 from portway_registry.ports import GrpcPort, GrpcPorts
 from portway_registry.public_suffixes import SuffixCheck
-from portway_registry.services.admin import Admin
-from portway_registry.services.callers import by_certificate, by_token
-from portway_registry.services.discovery import Discovery
-from portway_registry.services.enrolment import Enrolment
-from portway_registry.services.health import Health, Surroundings
+from portway_registry.services.callers import by_certificate
 from portway_registry.services.interceptor import CallInterceptor
 from portway_registry.services.mesh import Mesh
-from portway_registry.services.token_streams import TokenStreams
 from portway_registry.tunnels.port_blocks import PortBlocks
 
 if TYPE_CHECKING:
@@ -90,12 +81,12 @@ class Registry:
         config: Config,
         *,
         on_failure: Callable[[BaseException], None] | None = None,
-        challenges: Challenges | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
-        """`on_failure` is called when a background part failed: the replica should be stopped then. `challenges`: who
-        answers an ACME server's questions to DNS, if it is not the cluster's nodes."""
+        """`on_failure` is called when a background part failed: the replica should be stopped then. `publisher`: who
+        has an ACME server's questions to DNS answered, if it is not the cluster's nodes."""
         self._config = config
-        self._answering = challenges
+        self._publisher = publisher
         self._on_failure = on_failure or _ignore
         self._calls = CallCounts()
         self._closing: Closing = []  # what `stop` calls, the last first
@@ -226,7 +217,7 @@ class Registry:
             settings,
             cluster.store,
             cluster.views,
-            self._answering or cluster.challenges,
+            self._publisher or cluster.challenges,
             cluster.wrapping,
             cluster.audit,
             cluster.now_ms,
@@ -283,54 +274,11 @@ class Registry:
         watched: Callable[[], dict[str, Watched]],
         wishes: OperatorWishes | None,
     ) -> Reports:
-        config, store, views, audit = self._config, cluster.store, cluster.views, cluster.audit
-        now_ms = cluster.now_ms
-        tokens = Tokens(store, views.tokens, audit, now_ms)
-        tenants = Tenants(store, views, cluster.quota.limits, audit)
-        invitations = Invitations(store, views.invitations, audit, now_ms)
-        orders = OperatorOrders(store, views, audit, now_ms)
-        streams = TokenStreams(views.tokens)
-        self._closing.append(streams.close)
-        roster = Roster(views.nodes, views.orders, cluster.hub)
-        self._closing.append(roster.close)
-        reports = Reports(roster.node, monotonic)
-        discovery = Discovery(
-            roster,
-            cluster.grants,
-            cluster.quota,
-            locator,
-            reports,
-            cluster_id=cluster.cluster_id,
-            authority=cluster.authority,
-            now_ms=now_ms,
+        config = self._config
+        services = client_services(
+            config, cluster, locator, watched, wishes, connections=ports.connections, closing=self._closing
         )
-        dns = StaticRecords(store, views, cluster.dns, audit, now_ms)
-        around = Surroundings(
-            cluster.replica.id,
-            cluster.created_at_ms,
-            config.domain or "",
-            config.geoip,
-            locator,
-            watched,
-            ports.connections,
-            config.max_connections,
-        )
-        health = Health(store, views.replicas, audit, now_ms, around)
-        admin = Admin(
-            views,
-            orders,
-            tokens,
-            tenants,
-            invitations,
-            cluster.grant_keys,
-            cluster.rotation,
-            audit,
-            dns,
-            wishes,
-            health,
-        )
-        identify = by_token(tokens, invitations)
-        headers = NodeHeaders(cluster.replica.id, cluster.hub.front_key.accepted, now_ms)
+        headers = NodeHeaders(cluster.replica.id, cluster.hub.front_key.accepted, cluster.now_ms)
 
         def add(
             key: str, node_headers: NodeHeaders | None = None, balancers: Sequence[Network] = ()
@@ -344,21 +292,21 @@ class Registry:
                 balancers=balancers,
             )
             return port, port.server(
-                CallInterceptor(port.front, identify, self._calls.count, cluster.failed.note, streams)
+                CallInterceptor(port.front, services.identify, self._calls.count, cluster.failed.note, services.streams)
             )
 
         public, server = add("listen", headers, config.proxy_protocol_from)
-        add_DiscoveryServicer_to_server(discovery, server)
-        add_EnrolmentServicer_to_server(Enrolment(cluster.certificates, cluster.views.replicas), server)
+        add_DiscoveryServicer_to_server(services.discovery, server)
+        add_EnrolmentServicer_to_server(services.enrolment, server)
         if config.admin_listen is None:
-            add_AdminServicer_to_server(admin, server)
+            add_AdminServicer_to_server(services.admin, server)
         else:
             operators, own = add("admin_listen")
-            add_AdminServicer_to_server(admin, own)
+            add_AdminServicer_to_server(services.admin, own)
             self._admin_address = await operators.serve(config.admin_listen)
         self._address = await public.serve(config.listen)
         self._tell_nodes(cluster, self._address)
-        return reports
+        return services.reports
 
     def _tell_nodes(self, cluster: Cluster, listening: Endpoint) -> None:
         """Let nodes pass connections on to the public port, as long as it is served."""

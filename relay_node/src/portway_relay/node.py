@@ -1,6 +1,7 @@
 """A relay node: the parts that know all others, and the order in which it starts and stops.
 
-Here: composition alone. Not here: the other parts (parts.py), the wait before the stop (lifecycle.py).
+Here: composition alone. Not here: the other parts (parts.py, serving_parts.py), the wait before the stop
+(lifecycle.py).
 """
 
 import logging
@@ -24,11 +25,12 @@ from portway_relay.errors import NodeRemoved
 from portway_relay.lifecycle import Lifecycle
 from portway_relay.membership.renewal import renewal_for
 from portway_relay.metrics import exposition
-from portway_relay.parts import build_base, build_dns, build_raw_ports, build_routing, build_serving
+from portway_relay.parts import build_base, build_raw_ports, build_routing
 from portway_relay.registry_link.message_handler import MessageHandler
 from portway_relay.registry_link.probing import AddressProber
 from portway_relay.registry_link.stream import RegistryStream
 from portway_relay.report import Report
+from portway_relay.serving_parts import build_dns, build_serving
 
 if TYPE_CHECKING:  # aiohttp takes 0.2 s to import, and most nodes of a test need none of it
     from portway_runtime.admin_http import AdminHttp

@@ -1,7 +1,7 @@
 """The parts of a node, made in the order in which they depend on each other; each builder returns a frozen bundle.
 
-Here: composition alone. Nothing is opened or started. Not here: the parts that know all others, and the order in which
-a node starts and stops (node.py).
+Here: composition alone. Nothing is opened or started. Not here: what connections and questions come to, which is made
+of these parts (serving_parts.py); the parts that know all others, and the order of start and stop (node.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,37 +13,21 @@ from typing import Final
 from portway_carrier.contract import Carrier
 from portway_carrier.select import make_carrier
 from portway_carrier.values import Limits
-from portway_geo.database import open_locator
-from portway_geo.errors import GeoError
-from portway_proto.v1.types_pb2 import NodeInfo, NodeState, TunnelInfo
+from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.statements import Presence
 from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
 from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixShares
-from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import Certificates
 from portway_relay.config import NodeConfig
-from portway_relay.dns.authority import Authority
-from portway_relay.dns.server import DnsServer
-from portway_relay.dns.table import NodeTable
-from portway_relay.errors import ConfigError
 from portway_relay.expiry import Expiry
-from portway_relay.ingress.decision import Alert
-from portway_relay.ingress.http_port import HttpPort
-from portway_relay.ingress.plain_visitors import PlainVisitors
-from portway_relay.ingress.public_port import ConnectionHandlers, PublicPort
 from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.lacking_regions import LackingRegions
 from portway_relay.memory_limit import MIB, MemoryLimit
-from portway_relay.mesh.announcer import TunnelAnnouncer
-from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
-from portway_relay.mesh.requests import PeerRequests
 from portway_relay.mesh.sibling_tunnels import SiblingTunnels
 from portway_relay.net.node_address import NodeAddress
-from portway_relay.passages.fronts import Fronts
-from portway_relay.passages.passages import Passages
 from portway_relay.raw_ports.account import PortAccount
 from portway_relay.raw_ports.owners import PortOwners
 from portway_relay.raw_ports.region_addresses import RegionAddresses
@@ -51,7 +35,6 @@ from portway_relay.raw_ports.reservation import PortReservation
 from portway_relay.raw_ports.sibling_ports import SiblingPortMap, SiblingPorts
 from portway_relay.raw_ports.sockets import RawPorts
 from portway_relay.raw_ports.tickets import Tickets
-from portway_relay.raw_ports.token_rests import TokenRests
 from portway_relay.registry_link.calls import RegistryCalls
 from portway_relay.registry_link.label_questions import LabelQuestions
 from portway_relay.registry_link.outbox import Outbox
@@ -59,13 +42,8 @@ from portway_relay.routing.first_seconds import FirstSeconds
 from portway_relay.routing.lookup import Lookup
 from portway_relay.routing.routes import Routes
 from portway_relay.routing.statement_checks import StatementChecks
-from portway_relay.routing.table import TunnelTable
 from portway_relay.routing.tunnel import HeldTunnels, HomeNode, Tunnel
 from portway_relay.routing.verification import Verification
-from portway_relay.sessions.grants import GrantVerifier
-from portway_relay.sessions.greeter import Greeter
-from portway_relay.sessions.session_tunnels import SessionContext
-from portway_relay.sessions.sessions import Sessions
 from portway_relay.visits import Visits
 
 # Seconds for which a handshake that its peer has begun and not completed counts. A visitor far away needs half of one,
@@ -122,23 +100,6 @@ class RawPortParts:
     owners: PortOwners
     reservation: PortReservation
     addresses: RegionAddresses
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What connections come to: clients' sessions, other nodes' lanes, the public port, the plain HTTP port."""
-
-    grants: GrantVerifier
-    table: TunnelTable
-    sessions: Sessions
-    session_tasks: Tasks
-    greeter: Greeter
-    inbound_lanes: InboundLanes
-    fronts: Fronts
-    passages: Passages
-    public_port: PublicPort
-    plain_visitors: PlainVisitors
-    http_port: HttpPort
 
 
 def build_base(
@@ -277,158 +238,3 @@ def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
     )
     addresses = RegionAddresses(account, reservation, routing.peers)
     return RawPortParts(visitors, sockets, siblings, tickets, owners, reservation, addresses)
-
-
-def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
-    """The rules of claiming labels, then the sessions that claim them, then the ports that clients come to."""
-    config, limits, carrier, certificates = base.config, base.config.limits, base.carrier, base.certificates
-    grants = GrantVerifier(base.wall_clock, lambda: base.registry_clock.now_ms() / 1000)
-    announcer = TunnelAnnouncer(routing.outbox, routing.peers, routing.routes, routing.describe)
-    table = TunnelTable(
-        routing.tunnels,
-        routing.routes,
-        raw.sockets,
-        announcer,
-        port_rests=TokenRests(limits.max_resting_ports_per_token, limits.port_rest, base.clock),
-        max_visits=limits.max_visits_per_tunnel,
-        clock=base.wall_clock,
-    )
-    session_tasks = Tasks("sessions", base.on_failure)
-    context = SessionContext(
-        config.name,
-        limits,
-        grants,
-        table,
-        routing.routes,
-        routing.verification,
-        routing.checks,
-        announcer,
-        raw.tickets,
-        raw.owners,
-        raw.addresses,
-        base.address.public_address,
-        session_tasks,
-        base.clock,
-        base.registry_clock,
-    )
-    sessions = Sessions(
-        config,
-        carrier,
-        grants,
-        context,
-        certificates.own,
-        wall_clock=base.wall_clock,
-        is_memory_scarce=lambda: routing.memory.scarce,
-    )
-    greeter = Greeter(
-        carrier,
-        certificates.link_tls,
-        sessions,
-        time_limit=limits.greeting_time,
-        capacity=limits.max_greetings,
-        capacity_per_address=limits.max_greetings_per_address,
-        clock=base.clock,
-        on_failure=base.on_failure,
-    )
-    requests = PeerRequests(
-        routing.peers,
-        routing.tunnels,
-        routing.routes,
-        routing.verification,
-        raw.siblings,
-        routing.visits,
-        routing.describe,
-    )
-    inbound_lanes = InboundLanes(
-        carrier,
-        certificates.mesh_tls,
-        requests,
-        capacity=limits.max_greetings,
-        capacity_per_address=limits.max_greetings_per_address,
-        clock=base.clock,
-        time_limit=limits.greeting_time,
-        on_failure=base.on_failure,
-    )
-    plain_visitors = PlainVisitors(
-        carrier,
-        lambda: certificates.current().zones.keys(),
-        lambda: base.address.public_address().port,
-        max_answers=limits.max_half_open,
-        clock=base.clock,
-    )
-    fronts = Fronts(carrier, base.clock, on_failure=base.on_failure)
-    passages = Passages(
-        carrier,
-        fronts,
-        config.name,
-        limits,
-        last_words=Alert.INTERNAL_ERROR.record,
-        is_memory_scarce=lambda: routing.memory.scarce,
-        clock=base.clock,
-        registry_clock=base.registry_clock,
-        on_failure=base.on_failure,
-    )
-    public_port = PublicPort(
-        config,
-        base.address,
-        carrier,
-        certificates.current,
-        routing.lookup,
-        ConnectionHandlers(
-            routing.visits.start_tls, greeter.accept, inbound_lanes.accept, plain_visitors.answer, passages.begin
-        ),
-        rate=base.rate,
-        handshakes=base.handshakes,
-        has_just_started=lambda: not routing.first_seconds.over,
-        is_memory_scarce=lambda: routing.memory.scarce,
-        lacking=lambda: routing.lacking.zones,
-        registry_name=lambda: passages.name,
-        clock=base.clock,
-        on_failure=base.on_failure,
-    )
-    http_port = HttpPort(config, plain_visitors, rate=base.rate, clock=base.clock)
-    return Serving(
-        grants,
-        table,
-        sessions,
-        session_tasks,
-        greeter,
-        inbound_lanes,
-        fronts,
-        passages,
-        public_port,
-        plain_visitors,
-        http_port,
-    )
-
-
-def build_dns(base: Base, routing: Routing, state: Callable[[], "NodeState.ValueType"]) -> DnsServer:
-    """The DNS servers, which answer from the nodes of the mesh and this one. `state`: this node's. Raises
-    ConfigError."""
-    config = base.config
-
-    def own() -> NodeInfo:
-        return NodeInfo(
-            name=config.name,
-            region=config.region,
-            state=state(),
-            latitude=config.latitude,
-            longitude=config.longitude,
-            addresses=config.public_addresses,
-            zones=base.expiry.zones(),
-        )
-
-    try:
-        locator = open_locator(config.geoip)
-    except GeoError as error:
-        raise ConfigError(f"--geoip: {error}") from error
-    table = NodeTable(own, routing.peers.all, config.domain)
-    return DnsServer(
-        config.dns_listen,
-        Authority(config.domain, config.name, table, locator.locate, base.clock),
-        locator,
-        config.limits,
-        lambda: (routing.visits.running, base.carrier.counters.visits_started),
-        base.clock,
-        on_failure=base.on_failure,
-    )

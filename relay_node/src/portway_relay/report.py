@@ -11,7 +11,8 @@ from portway_runtime.version import VERSION
 from portway_relay.dns.server import DnsServer
 from portway_relay.lifecycle import Lifecycle
 from portway_relay.metrics import MeshCounts, NodeCounts
-from portway_relay.parts import Base, RawPortParts, Routing, Serving
+from portway_relay.parts import Base, RawPortParts, Routing
+from portway_relay.serving_parts import Serving
 
 
 class Report:

@@ -16,7 +16,7 @@ FRA = "fra.tunnels.example"
 def stage(pki: Pki, tmp_path: Path, pebble: Pebble) -> Iterator[Stage]:
     config = pebble.config(pki, tmp_path)
     settings = {key: getattr(config, key) for key in ("acme_directory", "acme_ca", "acme_key_file", "domain")}
-    stage = Stage(pki, tmp_path, pebble.challenges(), **settings)
+    stage = Stage(pki, tmp_path, pebble.publisher(), **settings)
     stage.start()
     yield stage
     stage.stop()

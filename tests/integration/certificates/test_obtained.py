@@ -30,7 +30,7 @@ def leaf(one: ZoneCertificate) -> x509.Certificate:
 
 async def test_a_new_region_has_its_certificate_at_once(config: Config, pebble: Pebble, pki: Pki) -> None:
     """For its own name and every label, with a P-256 key; every node is handed those of all regions."""
-    dns = pebble.challenges()
+    dns = pebble.publisher()
     async with running(config, dns) as registry, stream(registry, pki) as node:
         await node.until(lambda: FRA in node.zones)
         async with NodeStream(registry.mesh_address, pki, node_info("iad-2", "iad")) as second:
@@ -57,7 +57,7 @@ async def test_the_registrys_port_shows_its_own(config: Config, pebble: Pebble, 
         """Answers DNS when the test says so."""
 
         def __init__(self) -> None:
-            self.dns = pebble.challenges()
+            self.dns = pebble.publisher()
             self.ready = False
 
         async def publish(self, name: str, value: str) -> None:
@@ -101,7 +101,7 @@ async def test_the_registrys_port_shows_its_own(config: Config, pebble: Pebble, 
 async def test_no_label_is_ever_in_a_certificate(config: Config, pebble: Pebble, pki: Pki) -> None:
     """Whatever tunnels there are, and whatever a node says of its region: certificate transparency publishes names."""
     hostile = tunnel_info()
-    dns = pebble.challenges()
+    dns = pebble.publisher()
     async with running(config, dns) as registry:
         async with stream(registry, pki) as node:
             await node.announce(hostile)
@@ -121,7 +121,7 @@ async def test_whoever_has_the_store_has_no_private_key(
     if kind == "etcd":
         text = f"etcd:{request.getfixturevalue('etcd').url}"
     stored = replace(config, store=text)
-    async with running(stored, pebble.challenges()) as registry, stream(registry, pki) as node:
+    async with running(stored, pebble.publisher()) as registry, stream(registry, pki) as node:
         await node.until(lambda: FRA in node.zones)
         key = load_pem_private_key(node.zones[FRA].key, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -141,18 +141,18 @@ async def test_whoever_has_the_store_has_no_private_key(
         assert b"EC PRIVATE KEY" not in (tmp_path / "registry.db").read_bytes()
     thief = replace(stored, acme_key_file=tmp_path / "thief.key")
     with pytest.raises(ConfigError, match="acme-key-file"):
-        async with running(thief, pebble.challenges()):
+        async with running(thief, pebble.publisher()):
             pass
 
 
 async def test_a_restart_orders_nothing(config: Config, pebble: Pebble, pki: Pki, tmp_path: Path) -> None:
     """What is in the store is handed on; the ACME server need not be there."""
     stored = replace(config, store=f"embedded:{tmp_path / 'registry.db'}")
-    async with running(stored, pebble.challenges()) as registry, stream(registry, pki) as node:
+    async with running(stored, pebble.publisher()) as registry, stream(registry, pki) as node:
         await node.until(lambda: FRA in node.zones)
         before = node.zones
     nowhere = replace(stored, acme_ca=None)
-    dns = pebble.challenges()
+    dns = pebble.publisher()
     async with running(nowhere, dns) as registry, stream(registry, pki) as node:
         await node.until(lambda: node.zones)
         assert node.zones == before
@@ -174,5 +174,5 @@ async def test_settings_that_cannot_work_are_named(config: Config, pebble: Pebbl
         ({"tls_cert": None, "tls_key": None}, "--mesh-tls-cert"),
     ):
         with pytest.raises(ConfigError, match=complaint):
-            async with running(replace(config, **changes), pebble.challenges()):
+            async with running(replace(config, **changes), pebble.publisher()):
                 pass

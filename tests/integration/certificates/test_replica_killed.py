@@ -27,7 +27,7 @@ async def test_another_replica_goes_on(etcd: EtcdServer, pki: Pki, tmp_path: Pat
     command = [sys.executable, "-m", "portway_testkit.clusters.stalled_replica", str(file)]
     with RunningProgram(command, dict(os.environ), tmp_path / "stalled.log") as first:
         assert first.line().startswith("serves ")
-        dns = pebble.challenges()
+        dns = pebble.publisher()
         # A node that says nothing is known for as long as the test takes.
         config = pebble.config(pki, tmp_path, store=f"etcd:{etcd.url}", lease_seconds=60)
         async with running(config, dns) as second, stream(second, pki) as node:

@@ -37,9 +37,7 @@ def test_enough_answers_for_one_core(cluster: Cluster, tmp_path: Path) -> None:
     command += ["-c", "4", "-q", "50", "-e"]
     clock = time.pthread_getcpuclockid(cluster.thread_id)
     before = time.clock_gettime(clock)
-    ended = subprocess.run(
-        [*command, "-c", "4", "-q", "50", "-e"], capture_output=True, text=True, timeout=30, check=True
-    )
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     used = time.clock_gettime(clock) - before
     completed = int(re.findall(r"Queries completed:\s+(\d+)", ended.stdout)[0])
     codes = re.findall(r"Response codes:\s+(.*)", ended.stdout)

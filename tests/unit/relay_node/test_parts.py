@@ -14,15 +14,14 @@ from portway_relay.parts import (
     Base,
     RawPortParts,
     Routing,
-    Serving,
     build_base,
     build_raw_ports,
     build_routing,
-    build_serving,
 )
 from portway_relay.raw_ports.account import Block
 from portway_relay.raw_ports.tickets import Tickets
 from portway_relay.routing.senders import NODE, REGISTRY, Sender
+from portway_relay.serving_parts import Serving, build_serving
 from portway_runtime import clocks
 from portway_runtime.certificates import NamedFile, load_certified_key
 from portway_testkit.fakes.clock import ManualClock

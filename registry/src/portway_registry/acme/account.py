@@ -16,7 +16,8 @@ from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.errors import AcmeFailed, PkiError
 from portway_registry.pki.signing import new_key, private_pem
 from portway_registry.state import keys
-from portway_registry.state.records import AcmeAccountRecord, decoder, encode
+from portway_registry.state.domain_records import AcmeAccountRecord
+from portway_registry.state.records import decoder, encode
 from portway_registry.store.contract import Entry, Store
 from portway_registry.store.update import Decision, get_or_create, update
 

@@ -23,7 +23,7 @@ from portway_registry.config import Config
 from portway_registry.errors import PkiError
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer, new_key, private_pem
-from portway_registry.state.records import CertificateRecord
+from portway_registry.state.domain_records import CertificateRecord
 from portway_registry.state.views import Item, View, Views
 from portway_registry.store.contract import Store
 

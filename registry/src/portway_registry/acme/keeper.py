@@ -21,16 +21,17 @@ from portway_runtime.rates import TokenBucket
 from portway_runtime.tasks import Tasks
 
 from portway_registry.acme.account import Account
-from portway_registry.acme.challenges import Challenges
 from portway_registry.acme.held import purpose
 from portway_registry.acme.ordering import obtain
+from portway_registry.acme.publisher import Publisher
 from portway_registry.acme.schedule import Due, Step, ask_again_ms, chosen_ms, is_replaced, next_step, pause_ms
 from portway_registry.acme.turn import Turn
 from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.acme.zones import wanted_zones
 from portway_registry.errors import AcmeFailed, LeaseLost, StoreUnavailable
 from portway_registry.state import keys
-from portway_registry.state.records import CertificateRecord, decoder, encode
+from portway_registry.state.domain_records import CertificateRecord
+from portway_registry.state.records import decoder, encode
 from portway_registry.state.views import View
 from portway_registry.store.contract import Entry, Store
 from portway_registry.store.update import Decision, update
@@ -64,7 +65,7 @@ class Keeper:
         nodes: View[NodeInfo],
         certificates: View[CertificateRecord],
         account: Account,
-        challenges: Challenges,
+        publisher: Publisher,
         wrapping: WrappingKey,
         now_ms: Callable[[], int],
         clock: Monotonic,
@@ -78,7 +79,7 @@ class Keeper:
         self._nodes = nodes
         self._certificates = certificates
         self._account = account
-        self._challenges = challenges
+        self._publisher = publisher
         self._wrapping = wrapping
         self._now_ms = now_ms
         self._directory = directory
@@ -182,7 +183,7 @@ class Keeper:
         try:
             now = datetime.fromtimestamp(begun / 1000, UTC)
             made = await obtain(
-                connection, self._challenges, names, domain=self._domain, replaces=replaces or None, now=now
+                connection, self._publisher, names, domain=self._domain, replaces=replaces or None, now=now
             )
         finally:
             connection.close()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from portway_runtime.clocks import monotonic
 
 from portway_registry.acme.account import Account
-from portway_registry.acme.challenges import Challenges
 from portway_registry.acme.keeper import Keeper
 from portway_registry.acme.operator_wishes import OperatorWishes
+from portway_registry.acme.publisher import Publisher
 from portway_registry.acme.server_settings import ServerSettings
 from portway_registry.acme.turn import Turn
 from portway_registry.acme.wrapping import WrappingKey
@@ -37,7 +37,7 @@ def make_obtaining(
     settings: ServerSettings,
     store: Store,
     views: Views,
-    challenges: Challenges,
+    publisher: Publisher,
     wrapping: WrappingKey,
     audit: Audit,
     now_ms: Callable[[], int],
@@ -51,7 +51,7 @@ def make_obtaining(
         views.nodes,
         views.certificates,
         Account(store, wrapping, settings, now_ms),
-        challenges,
+        publisher,
         wrapping,
         now_ms,
         monotonic,

@@ -14,7 +14,8 @@ from portway_registry.acme.schedule import renewal_ms
 from portway_registry.errors import InvalidRequest, NotFound, NotYet
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import CertificateRecord, Revocation, decoder, encode
+from portway_registry.state.domain_records import CertificateRecord, Revocation
+from portway_registry.state.records import decoder, encode
 from portway_registry.state.views import View
 from portway_registry.store.contract import Entry, Store
 from portway_registry.store.update import Decision, update

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.identities import UNREADABLE, dns_names
 
-from portway_registry.acme.challenges import Challenges
+from portway_registry.acme.publisher import Publisher
 from portway_registry.acme.server_calls import Connection, DnsChallenge
 from portway_registry.acme.zones import demand_public
 from portway_registry.errors import AcmeFailed
@@ -35,7 +35,7 @@ _LONGEST_PAUSE: Final = 4.0
 
 async def obtain(
     connection: Connection,
-    publisher: Challenges,
+    publisher: Publisher,
     names: Sequence[str],
     *,
     domain: str,
@@ -75,7 +75,7 @@ async def _until_checked(connection: Connection, challenges: Sequence[DnsChallen
         raise AcmeFailed(f"the ACME server has not looked at {names} within {_CHECKED_WITHIN:.0f} s") from error
 
 
-async def _withdraw(publisher: Challenges, challenges: Sequence[DnsChallenge]) -> None:
+async def _withdraw(publisher: Publisher, challenges: Sequence[DnsChallenge]) -> None:
     """A record that stays does no harm: a failure is logged, and not the order's."""
     for one in challenges:
         try:

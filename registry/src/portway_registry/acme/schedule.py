@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from portway_registry.state.records import CertificateRecord
+from portway_registry.state.domain_records import CertificateRecord
 
 _MINUTE: Final = 60_000
 _HOUR: Final = 60 * _MINUTE

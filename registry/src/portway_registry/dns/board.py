@@ -17,7 +17,7 @@ from portway_proto.v1.admin_pb2 import (
 from portway_proto.v1.mesh_pb2 import DnsRecords
 from portway_proto.v1.types_pb2 import DnsRecord
 
-from portway_registry.state.records import ChallengeRecord, NameServerRecord, StaticRecord
+from portway_registry.state.domain_records import ChallengeRecord, NameServerRecord, StaticRecord
 from portway_registry.state.views import Views
 
 _LARGEST_PART: Final = 3_500_000  # bytes; nodes accept messages of 4 MiB

@@ -3,15 +3,16 @@
 Here: publishing one until every name server answers by it, and taking it back. Not here: the order that needs it.
 """
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
 from typing import Final
 
 from portway_registry.state import keys
-from portway_registry.state.records import ChallengeRecord, encode
+from portway_registry.state.domain_records import ChallengeRecord
+from portway_registry.state.records import encode
 from portway_registry.state.views import Views
+from portway_registry.state.waiting import until
 from portway_registry.store.contract import Revision, Store
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class Challenges:
         """Answer TXT queries for `name`, fully qualified, by `value`, beside the values that it has already.
 
         Returns once every live node that answers DNS has said that it does by this, at whichever replica it is; after
-        15 s at most, with a warning that names the others. Raises StoreUnavailable. Cancelled, it may be published.
+        `within` seconds at most, which begin when a node answers or `first_within` seconds are over, with a warning
+        that names the others. Raises StoreUnavailable. Cancelled, it may be published.
         """
         name = name.rstrip(".").lower()
         record = ChallengeRecord(name, value, self._now_ms())
@@ -53,9 +55,10 @@ class Challenges:
         entry = await self._store.get(key)
         if entry is None:  # taken back already
             return
-        await self._until_answered()
-        lacking = await self._until_held(entry.modified)
-        if lacking:
+        nodes = [self._views.nodes]
+        await until(self._answered, nodes, self._first_within)
+        if not await until(lambda: not self._lacking(entry.modified), nodes, self._within):
+            lacking = self._lacking(entry.modified)
             logger.warning(
                 "a proof for a certificate is not answered everywhere yet", extra={"nodes": ", ".join(lacking)}
             )
@@ -65,35 +68,6 @@ class Challenges:
     async def withdraw(self, name: str, value: str) -> None:
         """Answer by `value` no more. May be called again, and for what was never published. Raises StoreUnavailable."""
         await self._store.delete(keys.challenge(_id_of(name.rstrip(".").lower(), value)))
-
-    async def _until_answered(self) -> None:
-        """Wait for the first node that answers DNS, if not for long."""
-        changed = asyncio.Event()
-        unsubscribe = self._views.nodes.subscribe(lambda old, new: changed.set())
-        try:
-            async with asyncio.timeout(self._first_within):
-                while not self._answered():
-                    changed.clear()
-                    await changed.wait()
-        except TimeoutError:
-            pass
-        finally:
-            unsubscribe()
-
-    async def _until_held(self, revision: Revision) -> list[str]:
-        """Wait until all nodes that answer DNS have the records of this revision; those that have not in time."""
-        changed = asyncio.Event()
-        unsubscribe = self._views.nodes.subscribe(lambda old, new: changed.set())
-        try:
-            async with asyncio.timeout(self._within):
-                while self._lacking(revision):
-                    changed.clear()
-                    await changed.wait()
-        except TimeoutError:
-            pass
-        finally:
-            unsubscribe()
-        return self._lacking(revision)
 
     def _answered(self) -> bool:
         """Whether a node answers DNS."""

@@ -20,7 +20,8 @@ from portway_registry.dns.upkeep import MOST_NAME_SERVERS
 from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import StaticRecord, encode
+from portway_registry.state.domain_records import StaticRecord
+from portway_registry.state.records import encode
 from portway_registry.state.views import Views
 from portway_registry.store.contract import Delete, Store
 

@@ -11,8 +11,9 @@ from typing import Final, NoReturn
 from portway_proto.v1.types_pb2 import NodeInfo
 
 from portway_registry.state import keys
+from portway_registry.state.domain_records import ChallengeRecord, NameServerRecord
 from portway_registry.state.lookout import Lookout
-from portway_registry.state.records import ChallengeRecord, NameServerRecord, Order, encode
+from portway_registry.state.records import Order, encode
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import ABSENT, Revision, Store
 

@@ -22,7 +22,8 @@ from portway_registry.services.health import Health
 from portway_registry.services.pages import page
 from portway_registry.services.view_stream import stream_view
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import InvitationRecord, Order, Role, StaticRecord, TokenRecord
+from portway_registry.state.domain_records import StaticRecord
+from portway_registry.state.records import InvitationRecord, Order, Role, TokenRecord
 from portway_registry.state.views import Item, Views
 
 _PAGE_SIZE: Final = 500

@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 
 from portway_registry.errors import NotYet, StoreUnavailable
 from portway_registry.state.views import View
+from portway_registry.state.waiting import until
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +56,4 @@ class Lookout:
     async def until(self, reached: Callable[[], bool], views: Iterable[View[Any]], within: float) -> None:
         """Look now and at each change of `views`, until it is reached or `within` seconds are over. Raises what `look`
         and `reached` raise."""
-        changed = asyncio.Event()
-        subscribed = [view.subscribe(lambda old, new: changed.set()) for view in views]
-        try:
-            async with asyncio.timeout(within):
-                while not reached():
-                    changed.clear()
-                    await self._look()
-                    await changed.wait()
-        except TimeoutError:
-            pass
-        finally:
-            for unsubscribe in subscribed:
-                unsubscribe()
+        await until(reached, views, within, look=self._look)

@@ -15,10 +15,9 @@ from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
 from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
+from portway_registry.state.domain_records import CertificateRecord, DnsItem, decode_dns
 from portway_registry.state.records import (
     AuthorityRecord,
-    CertificateRecord,
-    DnsItem,
     FrontKeyRecord,
     GrantKeyRecord,
     IdentityRecord,
@@ -30,7 +29,6 @@ from portway_registry.state.records import (
     TenantRecord,
     TokenRecord,
     decode_authority,
-    decode_dns,
     decode_grant_key,
     decode_node,
     decode_presence,

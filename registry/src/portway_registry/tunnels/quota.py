@@ -19,6 +19,7 @@ from portway_registry.errors import QuotaFull, StoreUnavailable
 from portway_registry.state.records import TokenRecord
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Item, TunnelView
+from portway_registry.state.waiting import until
 from portway_registry.store.contract import Revision
 
 # Seconds that a client waits for a place: that of a program which is started again is freed while its node, the
@@ -108,18 +109,10 @@ class Quota:
     async def _full_after_waiting(self, token: TokenRecord, number: int) -> Limit | None:
         if self._waiting[token.tenant] >= _MOST_WAITING:
             return self._full(token, number)
-        changed = asyncio.Event()
-        unsubscribe = self._tunnels.subscribe(lambda old, new: changed.set())
         self._waiting[token.tenant] += 1
         try:
-            async with asyncio.timeout(_PATIENCE):
-                while self._full(token, number) is not None:
-                    changed.clear()
-                    await changed.wait()
-        except TimeoutError:
-            pass
+            await until(lambda: self._full(token, number) is None, [self._tunnels], _PATIENCE)
         finally:
-            unsubscribe()
             self._waiting[token.tenant] -= 1
             if not self._waiting[token.tenant]:
                 del self._waiting[token.tenant]

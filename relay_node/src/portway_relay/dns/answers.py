@@ -156,7 +156,7 @@ class Answers:
         return _Prepared(code, (0, 1, 0), body, len(body), by_place)
 
 
-def refuse(message: Refused, *, largest: int = TCP_SIZE) -> bytes:
+def refuse(message: Refused) -> bytes:
     """The answer that is a code alone."""
     flags = RESPONSE | (message.flags & (REPEATED | 0x7800)) | (message.code & 0xF)
     opt = _OPT.pack(dns.rdatatype.OPT, UDP_SIZE, message.code >> 4, 0, 0, 0) if message.edns else b""

@@ -79,7 +79,7 @@ def read_records(message: DnsRecords) -> RecordList:
         unread += max(0, len(message.records) - _MOST_RECORDS)
         extra = {"records": unread, "reason": reason if unread else "too many"}
         logger.warning("DNS records of the registry are left out", extra=extra)
-    records = {name: {kind: _set(kind, some) for kind, some in kinds.items()} for name, kinds in found.items()}
+    records = {name: {kind: _set(some) for kind, some in kinds.items()} for name, kinds in found.items()}
     try:
         registry_name = wire_name(message.registry_name) if message.registry_name else b""
     except (dns.exception.DNSException, ValueError):
@@ -92,7 +92,7 @@ def wire_name(text: str) -> bytes:
     return dns.name.from_text(text).canonicalize().to_wire() or b""
 
 
-def _set(kind: int, some: list[tuple[int, dns.rdata.Rdata]]) -> RecordSet:
+def _set(some: list[tuple[int, dns.rdata.Rdata]]) -> RecordSet:
     """As one set, without duplicates; the lowest TTL holds for all (RFC 2181, section 5.2)."""
     data = dict.fromkeys(one.to_wire() or b"" for _, one in some)
     targets = dict.fromkeys(

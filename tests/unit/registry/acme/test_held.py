@@ -12,7 +12,8 @@ from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer, new_key, private_pem
 from portway_registry.state import keys
-from portway_registry.state.records import CertificateRecord, encode
+from portway_registry.state.domain_records import CertificateRecord
+from portway_registry.state.records import encode
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_runtime.identities import dns_names

@@ -18,7 +18,8 @@ from portway_registry.acme.wrapping import WrappingKey
 from portway_registry.errors import AcmeFailed
 from portway_registry.pki.signing import Signer, new_key, private_pem
 from portway_registry.state import keys
-from portway_registry.state.records import CertificateRecord, encode
+from portway_registry.state.domain_records import CertificateRecord
+from portway_registry.state.records import encode
 from portway_registry.state.views import Views
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.clocks import monotonic

@@ -17,7 +17,7 @@ from portway_registry.acme.schedule import (
     pause_ms,
     renewal_ms,
 )
-from portway_registry.state.records import CertificateRecord, Revocation
+from portway_registry.state.domain_records import CertificateRecord, Revocation
 
 MINUTE: Final = 60_000
 HOUR: Final = 60 * MINUTE

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from portway_registry.dns.upkeep import DnsUpkeep
 from portway_registry.state import keys
-from portway_registry.state.records import ChallengeRecord, NameServerRecord, Order, OrderRecord, encode
+from portway_registry.state.domain_records import ChallengeRecord, NameServerRecord
+from portway_registry.state.records import Order, OrderRecord, encode
 from portway_testkit.clusters.registry import node_info
 from portway_testkit.clusters.views import ViewedStore
 

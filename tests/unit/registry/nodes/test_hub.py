@@ -27,7 +27,8 @@ from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.pki.signing import new_key as key_pair
 from portway_registry.state import keys
-from portway_registry.state.records import PortBlockRecord, ReplicaRecord, StaticRecord, encode
+from portway_registry.state.domain_records import StaticRecord
+from portway_registry.state.records import PortBlockRecord, ReplicaRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.store.contract import LeaseId
 from portway_registry.tunnels.quota import Quota

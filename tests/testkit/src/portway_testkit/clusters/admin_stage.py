@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from portway_proto.v1 import admin_pb2
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.types_pb2 import TunnelInfo
-from portway_registry.acme.challenges import Challenges
+from portway_registry.acme.publisher import Publisher
 from portway_registry.admin_cli.cli import main
 from portway_registry.server import Registry
 
@@ -24,13 +24,13 @@ T = TypeVar("T")
 class Stage:
     """A registry on a thread of its own, nodes of its, and the command line."""
 
-    def __init__(self, pki: Pki, folder: Path, challenges: Challenges | None = None, **settings: Any) -> None:
+    def __init__(self, pki: Pki, folder: Path, publisher: Publisher | None = None, **settings: Any) -> None:
         """settings: fields of the registry's Config."""
         self.pki = pki
         self.token_file = folder / "admin-token"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
-        self._registry = Registry(pki.config(folder, **settings), challenges=challenges)
+        self._registry = Registry(pki.config(folder, **settings), publisher=publisher)
         self._nodes: list[NodeStream] = []
         self.clients: dict[str, AnnouncedClient] = {}  # by tenant
         self.token_ids: dict[str, str] = {}  # by tenant

@@ -73,7 +73,7 @@ class CertificateOperator:
 @asynccontextmanager
 async def operating(config: Config, pebble: Pebble, pki: Pki) -> AsyncIterator[CertificateOperator]:
     """The registry and its node, until the block ends."""
-    async with running(config, pebble.challenges()) as registry, channel(registry.address, pki.ca) as public:
+    async with running(config, pebble.publisher()) as registry, channel(registry.address, pki.ca) as public:
         assert config.admin_token_file is not None
         admin = AdminCaller(public, config.admin_token_file.read_text().strip(), registry, pki)
         async with stream(registry, pki) as node:

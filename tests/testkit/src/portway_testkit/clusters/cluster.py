@@ -18,7 +18,8 @@ import uvloop
 from portway_carrier.contract import Stream
 from portway_proto.v1 import admin_pb2
 from portway_registry import config as registry_config
-from portway_registry.acme.challenges import Challenges
+from portway_registry.acme.publisher import Publisher
+from portway_registry.dns.challenges import Challenges
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
 from portway_relay.config import NodeConfig, NodeLimits, PortRange
@@ -200,12 +201,12 @@ class Cluster:
         *,
         store: str = "embedded:memory",
         settings: Mapping[str, Any] | None = None,
-        challenges: Challenges | None = None,
+        publisher: Publisher | None = None,
         loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
     ) -> None:
         self._folder = folder
         self._plans = plans
-        self._answering = challenges  # who answers an ACME server's questions to DNS
+        self._publisher = publisher  # None: the nodes answer an ACME server's questions to DNS
         self._new_loop = loop
         self._regions = tuple(dict.fromkeys(plan.region for plan in plans))
         self._raw_ports = {region: PortRange(*raw_port_range(_REGION_PORTS)) for region in self._regions}
@@ -295,7 +296,7 @@ class Cluster:
 
     def start_registry(self) -> None:
         async def start() -> None:
-            registry = Registry(self.registry_config, on_failure=self.failed, challenges=self._answering)
+            registry = Registry(self.registry_config, on_failure=self.failed, publisher=self._publisher)
             await registry.start()
             self._registry = registry
             self.registry_config = dataclasses.replace(

@@ -28,7 +28,7 @@ _STOP_SECONDS: Final = 10.0
 
 @dataclass
 class TxtRecords:
-    """The Challenges of a registry whose DNS is pebble-challtestsrv."""
+    """The Publisher of a registry whose DNS is pebble-challtestsrv."""
 
     management: str
     published: list[tuple[str, str]] = field(default_factory=list)
@@ -137,8 +137,8 @@ class Pebble:
         }
         return pki.config(folder, **given | more)
 
-    def challenges(self) -> TxtRecords:
-        """A publisher."""
+    def publisher(self) -> TxtRecords:
+        """One that has its own DNS server answer."""
         return TxtRecords(self.dns_management)
 
     def break_dns(self, name: str) -> None:

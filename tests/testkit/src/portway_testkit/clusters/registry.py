@@ -34,7 +34,7 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeCertificate, NodeInfo, TunnelInfo
 from portway_proto.wire.statements import SigningKey, cluster_tag
-from portway_registry.acme.challenges import Challenges
+from portway_registry.acme.publisher import Publisher
 from portway_registry.config import Config
 from portway_registry.pki.ca_folder import CaFolder
 from portway_registry.server import Registry
@@ -108,10 +108,10 @@ def loopback_geoip(
 
 
 @asynccontextmanager
-async def running(config: Config, challenges: Challenges | None = None) -> AsyncIterator[Registry]:
+async def running(config: Config, publisher: Publisher | None = None) -> AsyncIterator[Registry]:
     """A registry from its start to its stop; a part that ends early fails the block."""
     failures: list[BaseException] = []
-    registry = Registry(config, on_failure=failures.append, challenges=challenges)
+    registry = Registry(config, on_failure=failures.append, publisher=publisher)
     await registry.start()
     try:
         yield registry

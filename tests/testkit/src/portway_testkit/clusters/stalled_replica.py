@@ -14,7 +14,7 @@ from portway_registry.server import Registry
 
 
 class Stalled:
-    """Challenges that are never published."""
+    """A Publisher that never has published."""
 
     async def publish(self, name: str, value: str) -> None:
         print(f"publishes {name}", flush=True)
@@ -25,7 +25,7 @@ class Stalled:
 
 
 async def _main(config: Path) -> None:
-    registry = Registry(load({}, os.environ, config), challenges=Stalled())
+    registry = Registry(load({}, os.environ, config), publisher=Stalled())
     await registry.start()
     print(f"serves {registry.mesh_address}", flush=True)
     await asyncio.Event().wait()

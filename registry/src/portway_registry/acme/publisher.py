@@ -6,8 +6,8 @@ Here: the contract alone.
 from typing import Protocol
 
 
-class Challenges(Protocol):
-    """TXT records that the cluster's DNS servers answer with while an order is open."""
+class Publisher(Protocol):
+    """Has the DNS servers of the domain answer with TXT records while an order is open."""
 
     async def publish(self, name: str, value: str) -> None:
         """Answer with it from now on: returns once all servers do, or after some seconds. Several values of one name
