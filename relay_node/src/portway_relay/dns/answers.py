@@ -142,9 +142,10 @@ class Answers:
             if following is None:
                 return _of_sets(answer)
             current = following
-        if kind in current.sets:
-            answer.append((owner, kind, current.sets[kind]))
-        glue = []
+        if kind not in current.sets:
+            return _of_sets(answer)
+        answer.append((owner, kind, current.sets[kind]))
+        glue: list[tuple[bytes, int, RecordSet]] = []
         if kind == NS:
             for target in current.sets[NS].targets:
                 found = self._zone.find(target)

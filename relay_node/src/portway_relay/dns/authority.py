@@ -64,7 +64,7 @@ class Authority:
         """The answer to a message; None for what must not be answered.
 
         source: the address that it came from. largest: UDP_SIZE or TCP_SIZE. cut: say only that it is to be asked over
-            TCP.
+            TCP. A fault that answering meets is logged, and the answer is SERVFAIL.
         """
         query = read_query(data)
         if query is None:
@@ -74,11 +74,16 @@ class Authority:
             return refuse(query)
         if cut:
             return truncate(query)
-        answers = self._current()
-        if answers is None:
+        try:
+            answers = self._current()
+            found = None if answers is None else answers.answer(query, source, largest=largest)
+        except Exception:  # a fault of this program, which a stranger's question has met
+            logger.exception("a DNS query fails")
+            found = None
+        if found is None:
             self.codes["servfail"] += 1
             return fail(query)
-        answer, code = answers.answer(query, source, largest=largest)
+        answer, code = found
         self.codes[_CODES[code]] += 1
         return answer
 

@@ -35,10 +35,15 @@ async def serve() -> AsyncIterator[Serve]:
     servers = []
 
     async def serve(
-        *hosts: str, listed: bool = True, limits: NodeLimits | None = None, idle_time: float = 10.0, visits: int = 0
+        *hosts: str,
+        listed: bool = True,
+        limits: NodeLimits | None = None,
+        idle_time: float = 10.0,
+        visits: int = 0,
+        locator: "Nowhere | None" = None,
     ) -> DnsServer:
         table = NodeTable(lambda: OWN, list, DOMAIN)
-        locator = Nowhere()
+        locator = locator or Nowhere()
         authority = Authority(DOMAIN, "fra-1", table, locator.locate, time.monotonic)
         if listed:
             authority.use(read_records(DnsRecords(version=3, records=BIG)))
@@ -74,6 +79,13 @@ class Nowhere:
         return 0
 
     def close(self) -> None: ...
+
+
+class Broken(Nowhere):
+    """One with a fault that some question meets."""
+
+    def locate(self, address: str) -> Position | None:
+        raise KeyError(address)
 
 
 async def ask(at: Endpoint, name: str = NAME, kind: str = "A", *, over: str = "udp") -> dns.message.Message:
@@ -167,6 +179,17 @@ async def test_before_a_registry_has_listed_anything_a_query_fails(serve: Serve)
     server.authority.use(read_records(DnsRecords(version=9)))
     assert (await ask(server.addresses[0])).rcode() == dns.rcode.NOERROR
     assert server.counts().version == 9
+
+
+@pytest.mark.parametrize("over", ["udp", "tcp"])
+async def test_a_fault_that_one_question_meets_ends_no_server(
+    serve: Serve, over: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever found it could else end every node of the cluster. The resolver asks the next server meanwhile."""
+    (at,) = (await serve("127.0.0.1", locator=Broken())).addresses
+    assert (await ask(at, over=over)).rcode() == dns.rcode.SERVFAIL
+    assert (await ask(at, f"big.{DOMAIN}", "TXT", over="tcp")).answer
+    assert "KeyError" in caplog.text
 
 
 async def test_a_network_above_its_rate_comes_over_tcp(serve: Serve) -> None:

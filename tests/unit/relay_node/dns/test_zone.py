@@ -149,6 +149,16 @@ def test_an_alias_is_followed_inside_the_zone() -> None:
     assert [one.rdtype for one in asked.ask(f"out.{DOMAIN}", "CNAME").answer] == [dns.rdatatype.CNAME]
 
 
+@pytest.mark.parametrize(
+    "leads_to", [f"fra.{DOMAIN}.", f"{LABEL}.fra.{DOMAIN}.", f"alias.{DOMAIN}.", f"nothing.{DOMAIN}."]
+)
+@pytest.mark.parametrize("kind", ["NS", "SOA", "MX", "TXT", "HTTPS", "ANY"])
+def test_an_alias_of_a_name_of_nodes_is_answered_for_every_type(leads_to: str, kind: str) -> None:
+    """Whoever asks chooses the type."""
+    asked = Asked(NODES, ("alias", "CNAME", leads_to))
+    assert asked.ask(f"alias.{DOMAIN}", kind).rcode() == dns.rcode.NOERROR
+
+
 def test_a_region_without_nodes_stays_while_others_serve_it() -> None:
     """Its tunnels have moved, and their URLs with them."""
     asked = Asked([node("fra-1", 1, FRANKFURT, "fra", "iad")])

@@ -9,12 +9,12 @@ import dns.message
 from portway_relay.dns.answers import TCP_SIZE, UDP_SIZE, refuse
 from portway_relay.dns.query import Query, Refused, read_query
 
-from portway_testkit.fakes.dns_zone import DOMAIN, Asked
+from portway_testkit.fakes.dns_zone import DOMAIN, NODES, Asked
 from portway_testkit.fuzzing.target import Target
 
 _SIZE_WITHOUT_EDNS: Final = 512
 _HEADER: Final = 12
-_ZONE: Final = Asked()
+_ZONE: Final = Asked(NODES, ("alias", "CNAME", f"fra.{DOMAIN}."), ("loop", "CNAME", f"loop.{DOMAIN}."))
 
 
 def _seeds() -> tuple[bytes, ...]:
@@ -33,6 +33,8 @@ def _seeds() -> tuple[bytes, ...]:
         query(DOMAIN, "NS"),
         query(DOMAIN, "ANY"),
         query(DOMAIN, "AXFR"),
+        query(f"alias.{DOMAIN}", "NS"),
+        query(f"loop.{DOMAIN}", "MX"),
         query(f"nothing.{DOMAIN}", "TXT", use_edns=0),
         query("example.com", use_edns=1),
         query("version.bind", "TXT", rdclass="CH"),
