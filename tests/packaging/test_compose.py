@@ -4,11 +4,14 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from portway_registry import config as registry_config
+from portway_relay import settings as relay_settings
 from portway_relay.config import NodeLimits
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +49,30 @@ def test_a_service_is_left_little() -> None:
         assert service["volumes"][0] == f"./{name}:/{name}"
         assert "healthcheck" in service
     assert services["registry"]["volumes"][1:] == ["./etcd:/etcd:ro"]
+
+
+def test_settings_are_ones_that_the_programs_take() -> None:
+    """Every variable is known, every value understood, with what `prepare` writes down; nodes are told of addresses
+    that other machines reach."""
+    written = {
+        "DOMAIN": "tun.example.com",
+        "REGION": "fra",
+        "ADDRESS": "192.0.2.11",
+        "ETCD_ENDPOINTS": "https://192.0.2.11:2379",
+        "REGISTRIES": "192.0.2.11:7401,198.51.100.12:7401",
+        "REGION_CERTIFICATES": "/relay/region-fra.crt,/relay/region-iad.crt",
+        "REGION_KEYS": "/relay/region-fra.key,/relay/region-iad.key",
+    }
+    services = _compose()["services"]
+
+    def variables(name: str) -> dict[str, str]:
+        return {key: Template(value).substitute(written) for key, value in services[name]["environment"].items()}
+
+    registry = registry_config.load({}, variables("registry"))
+    assert (str(registry.advertise), registry.called) == ("192.0.2.11:7400", "tun.example.com")
+    assert [str(one) for one in registry.mesh_advertise] == ["192.0.2.11:7401"]
+    relay = relay_settings.load({}, variables("relay"))
+    assert (relay.zone, str(relay.advertise), len(relay.registry)) == ("fra.tun.example.com", "192.0.2.11:443", 2)
 
 
 def test_images_are_those_of_the_release() -> None:

@@ -52,6 +52,37 @@ def test_the_registry_s_settings_are_taken() -> None:
     assert config.store == "embedded:/var/lib/portway-registry/registry.db"
 
 
+def _with_comments(name: str, *without: str) -> str:
+    """The settings of a file with those that are comments in it, and without some."""
+    settings: dict[str, str] = {}
+    for line in (_SYSTEMD / name).read_text().splitlines():
+        if found := re.fullmatch(r"(?:# )?(?:[A-Z][^:=]*: )?([a-z_]+) = (.*)", line):
+            settings[found[1]] = found[2]
+    return "".join(f"{key} = {value}\n" for key, value in settings.items() if key not in without)
+
+
+def test_the_registry_s_settings_that_are_comments_are_taken(tmp_path: Path) -> None:
+    """All at once: with them it obtains certificates and stands behind a balancer."""
+    file = tmp_path / "registry.toml"
+    file.write_text(_with_comments("registry.toml", "tls_cert", "tls_key"))
+    config = registry_config.load({}, {}, file)
+    config.check_acme()
+    assert config.acme_directory is not None
+    assert config.acme_key_file == Path("/run/credentials/portway-registry.service/acme.key")
+    assert (config.called, len(config.mesh_advertise)) == ("registry.example.com", 1)
+    assert config.proxy_protocol_from
+
+
+def test_a_node_s_settings_that_are_comments_are_taken(tmp_path: Path) -> None:
+    """All at once: it answers DNS and stands behind a balancer; its certificates come from the registry."""
+    file = tmp_path / "relay.toml"
+    file.write_text(_with_comments("relay.toml", "tls_cert", "tls_key"))
+    config = relay_settings.load({"config": file}, {})
+    assert len(config.dns_listen) == 1
+    assert len(config.public_address) == 2
+    assert config.proxy_protocol_from
+
+
 @pytest.mark.parametrize("store", ["embedded:memory", "etcd:https://etcd-1:2379"])
 def test_the_first_admin_token_has_a_file_with_every_store(store: str, tmp_path: Path) -> None:
     """In the folder that only the registry's user can enter."""

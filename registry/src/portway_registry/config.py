@@ -311,6 +311,12 @@ class Config:
         if name is not None and domain is not None and names_a_tunnel(name, domain):
             raise ConfigError(f"--registry-name {name} may be a tunnel's name: choose one above the regions")
         if self.acme_directory is None:
+            for key in ("acme_email", "acme_ca", "acme_eab_key_id", "acme_eab_key_file"):
+                if getattr(self, key) is not None:
+                    raise ConfigError(
+                        f"{flag(key)} is for an ACME server, and none is named: --acme-directory "
+                        "https://acme-v02.api.letsencrypt.org/directory is Let's Encrypt's"
+                    )
             return
         if domain is None:
             raise ConfigError("--domain is required with --acme-directory: certificates are for names below it")

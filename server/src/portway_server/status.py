@@ -183,7 +183,8 @@ def certificate_failure(info: ZoneCertificateInfo) -> Finding | None:
         return Finding(what, Level.WARNING, "is being obtained")
     again = f"{datetime.fromtimestamp(info.retry_at_ms / 1000, UTC):%H:%M:%S} UTC"
     text = f"{'not renewed' if info.until_ms else 'not obtained'}: {info.failure}; tried again at {again}"
-    return Finding(what, Level.WARNING if info.until_ms else Level.BAD, text)
+    mend = f"once that is mended, do not wait: `portway-admin certificate renew {info.zone}`"
+    return Finding(what, Level.WARNING if info.until_ms else Level.BAD, text, (mend,))
 
 
 def node_finding(node: NodeInfo) -> Finding:

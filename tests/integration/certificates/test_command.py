@@ -1,5 +1,6 @@
 """portway-admin certificate: what operators see and order."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,7 +62,14 @@ def test_a_failure_is_shown(stage: Stage, pebble: Pebble) -> None:
         assert "failed 2 times" in stage.say("certificate", "list").stdout
         listed = stage.say("node", "list")
         assert "fra-1" in listed.stdout
-        assert listed.stderr.startswith(f"portway-admin: the certificate of {FRA} is not renewed: ")
+        assert listed.stderr.startswith(f"portway-admin: the certificate of {FRA} is not obtained: ")
+        looked = stage.say("--json", "doctor", "--no-visits", "--resolver", "127.0.0.1:1")
+        assert looked.exit_code == 11
+        told = {one["kind"]: one for check in json.loads(looked.stdout)["checks"] for one in check["findings"]}
+        found = told["zone-not-obtained"]
+        assert (found["severity"], found["subject"]) == ("error", FRA)
+        assert f"_acme-challenge.{FRA} was not accepted" in found["what"]
+        assert f"`portway-admin certificate renew {FRA}`" in found["mend"]
     finally:
         pebble.mend_dns(f"_acme-challenge.{FRA}")
 

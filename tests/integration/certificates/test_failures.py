@@ -29,7 +29,7 @@ async def test_operators_are_told_and_it_is_tried_again(
             assert not failed.until_ms
             assert list(failed.names) == [FRA, f"*.{FRA}"]
             assert 60_000 <= failed.retry_at_ms - failed.failed_at_ms <= 75_000
-            assert await operator.complaints() == [f"the certificate of {FRA} is not renewed: {failed.failure}"]
+            assert await operator.complaints() == [f"the certificate of {FRA} is not obtained: {failed.failure}"]
             (record,) = [one for one in caplog.records if one.message == "certificate not obtained"]
             assert record.__dict__["zone"] == FRA
             assert CHALLENGE in record.__dict__["reason"]

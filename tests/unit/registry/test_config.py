@@ -98,6 +98,15 @@ def test_private_addresses_are_dialled_where_the_registry_is_private(
     assert load(given, {}).dialled_scopes() == dialled
 
 
+@pytest.mark.parametrize("name", ["acme_email", "acme_ca", "acme_eab_key_id", "acme_eab_key_file"])
+def test_settings_of_an_acme_server_need_its_address(name: str) -> None:
+    """Certificates are not obtained without, which would be found out when the files' ones end."""
+    given = {name: "some", "domain": "tun.example.com", "store": "embedded:/state/registry.db"}
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} is for .* --acme-directory https://"):
+        load(given, {}).check_acme()
+    load({**given, "acme_directory": "https://acme.example.com/directory"}, {}).check_acme()
+
+
 def test_the_file_can_be_named_by_a_variable(file: Path) -> None:
     """PORTWAY_REGISTRY_CONFIG names the file unless --config does."""
     file.write_text("max_tunnels = 5\n")

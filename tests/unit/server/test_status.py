@@ -66,3 +66,5 @@ def test_a_certificate_that_is_not_there_says_why(until: int, failures: int, lev
     )
     found = certificate_failure(info)
     assert (found and found.level, says in found.text if found else True) == (level, True)
+    told = "" if found is None else "".join(found.more)
+    assert ("`portway-admin certificate renew tun.example.com`" in told) == bool(failures)

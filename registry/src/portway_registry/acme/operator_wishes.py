@@ -65,7 +65,8 @@ class OperatorWishes:
         """One sentence for each certificate that could not be obtained or renewed at the last try."""
         for zone, status in self.all().items():
             if status.record.failures and status.names:
-                yield f"the certificate of {zone} is not renewed: {status.record.failure}"
+                what = "is not renewed" if status.record.chain else "is not obtained"
+                yield f"the certificate of {zone} {what}: {status.record.failure}"
 
     async def renew(self, zone: str, *, by: str) -> CertificateStatus:
         """Order another certificate now. Raises NotFound, StoreUnavailable."""

@@ -6,8 +6,8 @@ Here: options, asking the registry, printing. Not here: the checks (doctor/).
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import click
 import grpc
@@ -18,6 +18,8 @@ from portway_proto.v1.admin_pb2 import (
     ListGrantKeysRequest,
     ListNodesRequest,
     ListTunnelsRequest,
+    ListZoneCertificatesRequest,
+    ZoneCertificateInfo,
 )
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.version import VERSION
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from portway_registry.doctor.facts import ClusterFacts
     from portway_registry.doctor.finding import Outcome, Severity
 
+Answer = TypeVar("Answer")
 _NAME_SERVERS_AT: Final = 53
 _TUNNELS: Final = 1_000
 
@@ -122,22 +125,35 @@ def _ask_registry(options: GlobalOptions, domain: str, *, visits: bool) -> "tupl
             ]
             keys = [one for page in calls.pages(stub.ListGrantKeys, ListGrantKeysRequest()) for one in page.keys]
             tunnels = _one_of_each_zone(calls) if visits else {}
+            obtained = _obtained(calls)
             before, sent_ms = time.monotonic(), time.time_ns() // 1_000_000
             health = _health(calls)
             took = time.monotonic() - before
     except Failure as failure:
         return Outcome("registry", time.monotonic() - began, (no_answer(str(failure)),)), None
-    facts = ClusterFacts(health, nodes, authorities, keys, sent_ms + round(took * 500), took, domain, tunnels)
+    facts = ClusterFacts(health, nodes, authorities, keys, sent_ms + round(took * 500), took, domain, tunnels, obtained)
     return Outcome("registry", time.monotonic() - began), facts
 
 
 def _health(calls: AdminCalls) -> GetHealthResponse | None:
     """None from a registry of an earlier release."""
+    return _known(lambda: calls.call(calls.stub.GetHealth, GetHealthRequest()), None)
+
+
+def _obtained(calls: AdminCalls) -> list[ZoneCertificateInfo]:
+    """None from a registry of an earlier release, or without an ACME server."""
+    pages = calls.pages(calls.stub.ListZoneCertificates, ListZoneCertificatesRequest())
+    return _known(lambda: [one for page in pages for one in page.certificates], [])
+
+
+def _known(ask: Callable[[], Answer], otherwise: Answer) -> Answer:
+    """The answer; `otherwise` from a registry of an earlier release, which does not know the call, or from one whose
+    settings leave out what it is about."""
     try:
-        return calls.call(calls.stub.GetHealth, GetHealthRequest())
+        return ask()
     except grpc.RpcError as error:
-        if cast("grpc.Call", error).code() is grpc.StatusCode.UNIMPLEMENTED:
-            return None
+        if cast("grpc.Call", error).code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.FAILED_PRECONDITION):
+            return otherwise
         raise
 
 

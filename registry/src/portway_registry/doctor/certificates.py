@@ -1,4 +1,5 @@
-"""Certificates and keys that a registry knows of: its own, its nodes', the CAs, and the keys of grants.
+"""Certificates and keys that a registry knows of: its own, its nodes', those that it obtains, the CAs, and the keys of
+grants.
 
 Not here: what visitors are shown (visitors.py).
 """
@@ -6,7 +7,7 @@ Not here: what visitors are shown (visitors.py).
 from datetime import UTC, datetime
 from typing import Final
 
-from portway_proto.v1.admin_pb2 import AUTHORITY_STATE_RETIRING, GRANT_KEY_STATE_UNREADABLE
+from portway_proto.v1.admin_pb2 import AUTHORITY_STATE_RETIRING, GRANT_KEY_STATE_UNREADABLE, ZoneCertificateInfo
 
 from portway_registry.doctor.facts import ClusterFacts
 from portway_registry.doctor.finding import Finding, Severity
@@ -37,8 +38,12 @@ def judge_certificates(facts: ClusterFacts) -> list[Finding]:
     now = facts.asked_at_ms / 1000
     found: list[Finding] = []
     told = () if facts.health is None else facts.health.certificates
+    lives = {info.zone: (info.until_ms - info.from_ms) / 1000 for info in facts.obtained}
+    failing = {info.zone for info in facts.obtained if info.names and info.failures}  # told below, with the reason
     for one in told:
-        if not one.name.startswith("ca-") and (severity := how_soon(one.end_s, now)) is not None:
+        if one.name.startswith("ca-") or one.name in failing:
+            continue
+        if (severity := how_soon(one.end_s, now, lives.get(one.name, 0.0))) is not None:
             found.append(
                 Finding(
                     "certificate-of-the-registry",
@@ -90,4 +95,44 @@ def judge_certificates(facts: ClusterFacts) -> list[Finding]:
                     f"`portway-admin grant-key retire {key.id} --force`; another one signs already.",
                 )
             )
-    return found
+    return found + [told_of for info in facts.obtained if (told_of := _obtaining(info, now)) is not None]
+
+
+def _obtaining(info: ZoneCertificateInfo, now_s: float) -> Finding | None:
+    """What keeps registries from a certificate; None while nothing does, or while no region needs it."""
+    if not info.names:
+        return None
+    again = (
+        f"Mend that (docs/certificates.md lists reasons), then `portway-admin certificate renew {info.zone}`; it is "
+        f"tried again at {datetime.fromtimestamp(info.retry_at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC in any case."
+    )
+    if info.failures and not info.until_ms:
+        return Finding(
+            "zone-not-obtained",
+            Severity.ERROR,
+            info.zone,
+            f"No certificate for {info.zone} can be obtained: {info.failure}.",
+            "Nodes of a region without one get no clients, and nobody trusts a registry without one.",
+            again,
+        )
+    if info.failures:
+        soon = how_soon(info.until_ms / 1000, now_s, (info.until_ms - info.from_ms) / 1000)
+        return Finding(
+            "zone-not-renewed",
+            Severity.ERROR if soon is Severity.ERROR else Severity.WARNING,
+            info.zone,
+            f"The certificate for {info.zone}, which {ends(info.until_ms / 1000, now_s)}, cannot be renewed: "
+            f"{info.failure}.",
+            "Browsers show a warning in place of the page after that.",
+            again,
+        )
+    if not info.until_ms:
+        return Finding(
+            "zone-being-obtained",
+            Severity.NOTE,
+            info.zone,
+            f"The first certificate for {info.zone} is being obtained.",
+            "Until it is there, nodes of the region get no clients.",
+            "Wait a minute; the log of the registries, and `portway-admin certificate list`, say how it goes.",
+        )
+    return None

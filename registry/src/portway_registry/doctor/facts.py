@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from portway_proto.v1.admin_pb2 import AuthorityInfo, GetHealthResponse, GrantKeyInfo
+from portway_proto.v1.admin_pb2 import AuthorityInfo, GetHealthResponse, GrantKeyInfo, ZoneCertificateInfo
 from portway_proto.v1.types_pb2 import NodeInfo
 
 
@@ -18,7 +18,8 @@ class ClusterFacts:
 
     health: None from a registry of an earlier release. asked_at_ms: this machine's clock, half-way between question and
     answer; round_trip: seconds that the answer took. given_domain: the cluster's, as the caller says it. tunnels: by
-    zone (`<region>.<domain>`) the host of a tunnel that is open.
+    zone (`<region>.<domain>`) the host of a tunnel that is open. obtained: the certificates that registries obtain from
+    an ACME server, or should.
     """
 
     health: GetHealthResponse | None
@@ -29,6 +30,7 @@ class ClusterFacts:
     round_trip: float
     given_domain: str = ""
     tunnels: Mapping[str, str] = field(default_factory=dict)
+    obtained: Sequence[ZoneCertificateInfo] = ()
 
     @property
     def domain(self) -> str:

@@ -115,7 +115,7 @@ def _service(node: NodeInfo, zones: frozenset[str]) -> list[Finding]:
                 node.name,
                 f"Node {node.name} has no certificate for {_lacking(node, zones)}.",
                 "It refuses visitors of their names, though they are sent there.",
-                "Give it the certificates with --tls-cert and --tls-key; its log names the regions.",
+                "`portway-admin certificate list` where registries obtain them; else its --tls-cert and --tls-key.",
             )
         )
     if node.max_sessions and node.sessions >= _NEARLY_FULL * node.max_sessions:

@@ -216,7 +216,8 @@ def _judge_ends(visits: Iterable[NodeVisit], now_s: float) -> list[Finding]:
             zone,
             f"The certificate of *.{zone} at {', '.join(nodes)} {ends(end_s, now_s)}.",
             "Browsers show a warning in place of the page after that.",
-            "Put a new certificate in the place of --tls-cert of these nodes: it is loaded within seconds.",
+            f"`portway-admin certificate renew {zone}` where registries obtain it; else put a new one in the place of "
+            "--tls-cert of these nodes: it is loaded within seconds.",
         )
         for (zone, end_s), (severity, nodes) in soon.items()
     ]

@@ -270,6 +270,50 @@ def test_ends_of_certificates_are_judged(days: float, severity: Severity | None)
     assert judge_certificates(facts(authorities=[authority])) == []
 
 
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({"until": 60}, []),
+        ({"until": 60, "failures": 1}, [("zone-not-renewed", WARNING)]),
+        ({"until": 2, "failures": 9}, [("zone-not-renewed", ERROR)]),
+        ({"until": -1, "failures": 9}, [("zone-not-renewed", ERROR)]),
+        ({"failures": 1}, [("zone-not-obtained", ERROR)]),
+        ({}, [("zone-being-obtained", NOTE)]),
+        ({"failures": 1, "names": ()}, []),
+    ],
+)
+def test_a_certificate_that_cannot_be_obtained_is_found(
+    info: dict[str, Any], expected: list[tuple[str, Severity]]
+) -> None:
+    """Once, with the reason and the command, and no more once no node of the region needs it."""
+    zone, now = "fra.tunnels.example", NOW_MS
+    until = now + info["until"] * DAY_MS if "until" in info else 0
+    one = pb.ZoneCertificateInfo(
+        zone=zone,
+        names=info.get("names", (zone,)),
+        from_ms=until - 90 * DAY_MS if until else 0,
+        until_ms=until,
+        failures=info.get("failures", 0),
+        failure="the server says no" if "failures" in info else "",
+        retry_at_ms=now + 60_000,
+    )
+    told = [pb.CertificateHealth(name=zone, end_s=until // 1000, remedy="wait")] if until else []
+    found = judge_certificates(facts(*PAIR, health=healthy(certificates=told), obtained=[one]))
+    assert kinds(found) == expected
+    if info.get("failures") and expected:
+        assert "the server says no" in found[0].what
+        assert f"`portway-admin certificate renew {zone}`" in found[0].mend
+
+
+def test_an_obtained_certificate_of_a_short_life_is_not_near_its_end() -> None:
+    """Of six days it has four left; a file's with that would be a warning."""
+    zone = "fra.tunnels.example"
+    one = pb.ZoneCertificateInfo(zone=zone, names=[zone], from_ms=NOW_MS - 2 * DAY_MS, until_ms=NOW_MS + 4 * DAY_MS)
+    mine = healthy(certificates=[pb.CertificateHealth(name=zone, end_s=one.until_ms // 1000, remedy="wait")])
+    assert judge_certificates(facts(*PAIR, health=mine, obtained=[one])) == []
+    assert kinds(judge_certificates(facts(*PAIR, health=mine))) == [("certificate-of-the-registry", WARNING)]
+
+
 def test_a_damaged_grant_key_is_found() -> None:
     """Others are not."""
     key = pb.GrantKeyInfo(id="7", state=pb.GRANT_KEY_STATE_UNREADABLE)
