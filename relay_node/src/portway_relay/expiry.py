@@ -42,15 +42,16 @@ class Expiry:
         now = self._now()
         return sorted(name for name, end in self.ends().items() if name != NODE and end > now)
 
-    def first_end(self) -> datetime:
-        """When the first certificate ends that somebody has to replace: one that the node renews by itself counts when
-        that is overdue."""
+    def first_end(self) -> datetime | None:
+        """When the first certificate ends that somebody has to replace: one that the node or registries renew counts
+        when that is overdue. None while all are renewed in time."""
         now = self._now()
-        return min(
+        ends = (
             one.end
             for one in self._watched().values()
             if not (one.renewed and mark_of(one.certificate, now, renewed=True) is None)
         )
+        return min(ends, default=None)
 
     def ended(self) -> str:
         """Why nobody can use this node, whose certificates have ended, or which has none for its own names; empty when

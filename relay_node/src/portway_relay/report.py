@@ -32,6 +32,7 @@ class Report:
         config, advertised = self._base.config, self._base.address.advertised
         loaded = self._base.certificates.current()
         used, limit = usage()
+        first_end = self._base.expiry.first_end()
         return NodeInfo(
             name=config.name,
             region=config.region,
@@ -47,7 +48,7 @@ class Report:
             tunnels=len(self._routing.tunnels),
             visits=self._routing.visits.running,
             max_sessions=config.limits.max_sessions,
-            certificate_end_s=int(self._base.expiry.first_end().timestamp()),
+            certificate_end_s=0 if first_end is None else int(first_end.timestamp()),
             lacking_regions=len(self._routing.lacking.zones),
             grant_keys=self._serving.grants.key_ids,
             authorities=loaded.authority_ids,
