@@ -5,7 +5,7 @@ Here: asking them, and judging. Not here: the answers of the cluster's own serve
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,12 +96,15 @@ async def look(domain: str, resolvers: Sequence[Endpoint]) -> Seen:
     return Seen(shown, failure)
 
 
-async def await_delegation(domain: str, own: Sequence[str], resolvers: Sequence[Endpoint]) -> None:
-    """Return once the domain is delegated to one of these addresses; until then log what is seen, each time that it is
-    something else."""
+async def await_delegation(
+    domain: str, own: Callable[[], Awaitable[Sequence[str]]], resolvers: Sequence[Endpoint]
+) -> None:
+    """Return once the domain is delegated to one of the cluster's addresses, which `own` knows at each look; until then
+    log what is seen, each time that it is something else."""
     pauses, told = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), ""
     while True:
-        verdict = judge(domain, own, await look(domain, resolvers))
+        seen = await look(domain, resolvers)
+        verdict = judge(domain, await own(), seen)
         if verdict.good:
             logger.info("%s", verdict.text)
             return

@@ -23,6 +23,7 @@ from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
 from portway_server.delegation import await_delegation
 from portway_server.errors import CallFailed, CannotWrite, ChildEnded
+from portway_server.own_servers import own_servers
 from portway_server.registry_calls import calling, operators_calls
 from portway_server.writing import give
 
@@ -82,12 +83,20 @@ class Up:
                 await self._join(registry, token)
         await self._look_at_clock()
         node = node or await self._run_node()
-        if getattr(relay, "dns_listen", ()):
-            await await_delegation(relay.domain, getattr(relay, "public_address", ()), own.resolver)
+        if registry is not None and relay.dns_listen:
+            # A machine without a registry joined a cluster whose domain leads to its first machines.
+            await await_delegation(relay.domain, self._name_servers, own.resolver)
         await node.serves()
         if registry is not None and token:
             await self._ensure_first_client(registry, token)
         self._on_ready(self._first_client_line())
+
+    async def _name_servers(self) -> list[str]:
+        """Addresses that the domain may be delegated to: those of the cluster's name servers, which may be other
+        machines, and this machine's own, which is the first one."""
+        relay = self._config.relay
+        known = await own_servers(relay.domain, relay.dns_listen)
+        return [address for _, found in known for address in found] or list(relay.public_addresses)
 
     async def _look_at_clock(self) -> None:
         """Warn of a wrong clock, which other failures follow from."""
