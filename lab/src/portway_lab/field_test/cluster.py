@@ -180,11 +180,13 @@ class FieldCluster:
         words = [*laptop.words(variables), "/opt/portway/bin/python3", "-u", "/root/program.py"]
         with self.transcript.step("laptop$ PORTWAY_REGISTRY=… PORTWAY_TOKEN=… python program.py: the URL is there"):
             process = self._client = self._processes.start("program", words)
-            found = lambda: _URL.search(process.log.read_text())  # noqa: E731
-            self._processes.wait_until(found, process, f"had no URL within {_OPENS_WITHIN:.0f} s", _OPENS_WITHIN)
-        match = found()
-        assert match is not None
-        return match[0]
+
+            def shown() -> str:
+                match = _URL.search(process.log.read_text())
+                return match[0] if match else ""
+
+            self._processes.wait_until(shown, process, f"had no URL within {_OPENS_WITHIN:.0f} s", _OPENS_WITHIN)
+        return shown()
 
     def visit(self, region: str, url: str) -> Visit:
         """Open the page from a region. Raises VisitFailed for any other page too."""

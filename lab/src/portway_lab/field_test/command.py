@@ -1,7 +1,7 @@
 """Set up a cluster from bare Debians, with the commands of the handbook, and visit it.
 
 Each machine is a Debian of its own under systemd, in a network namespace at an emulated distance from the others. A
-root of DNS, the zone above the domain, resolvers and an ACME server (pebble) are there too, and nothing of the Internet.
+root of DNS, the zone above the domain, resolvers and an ACME server (pebble) are there, and nothing of the Internet.
 On the first machine the Debian package is installed, and `portway-server init` and the service make the cluster; then
 further ones join. A laptop opens a tunnel with nothing but PORTWAY_REGISTRY and PORTWAY_TOKEN, and visitors open its
 page by URL, trusting the test's own CA alone. Every command is printed, with the seconds that it took.

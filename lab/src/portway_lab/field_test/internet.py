@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import trustme
@@ -21,8 +22,9 @@ from portway_lab.cluster.processes import Process, Processes
 
 PARENT: Final = "example.com"
 ACME_NAME: Final = "acme.example.net"
-_PROGRAMS: Final = tuple(
-    ["systemd-nspawn", "debootstrap", "unbound", "pebble", "curl", "nsenter", "ss", "dpkg-deb", "help2man"]
+_PROGRAMS: Final = (
+    *("systemd-nspawn", "debootstrap", "nsenter", "ss", "dpkg-deb", "help2man"),
+    *("unbound", "pebble", "curl"),
 )
 _ACME_PORT: Final = 443
 _ACME_OWN_PORT: Final = 15000
@@ -170,7 +172,7 @@ class Internet:
         }
         file = self._folder / "pebble.json"
         file.write_text(json.dumps({"pebble": settings}))
-        strict = ["-strict", "-config", file, "-dnsserver", f"{self._network.address(resolver)}:53"]
+        strict: list[str | Path] = ["-strict", "-config", file, "-dnsserver", f"{self._network.address(resolver)}:53"]
         process = self._processes.start(
             place,
             [*self._network.prefix(place), self._pebble, *strict],
