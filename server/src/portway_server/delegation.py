@@ -98,16 +98,16 @@ async def look(domain: str, resolvers: Sequence[Endpoint]) -> Seen:
 
 async def await_delegation(
     domain: str, own: Callable[[], Awaitable[Sequence[str]]], resolvers: Sequence[Endpoint]
-) -> None:
+) -> bool:
     """Return once the domain is delegated to one of the cluster's addresses, which `own` knows at each look; until then
-    log what is seen, each time that it is something else."""
+    log what is seen, each time that it is something else. Whether it was waited for."""
     pauses, told = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), ""
     while True:
         seen = await look(domain, resolvers)
         verdict = judge(domain, await own(), seen)
         if verdict.good:
             logger.info("%s", verdict.text)
-            return
+            return bool(told)
         if verdict.text != told:
             told = verdict.text
             logger.warning("waiting: %s", verdict.text)

@@ -20,6 +20,9 @@ from portway_proto.v1.admin_pb2 import (
     InviteNodeRequest,
     ListNodesRequest,
     ListTokensRequest,
+    ListZoneCertificatesRequest,
+    RenewZoneCertificateRequest,
+    ZoneCertificateInfo,
 )
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
@@ -80,6 +83,20 @@ class RegistryCalls:
         """The token of an invitation for one node, which is good for a few minutes."""
         request = InviteNodeRequest(region=region, node=node, ttl_seconds=_INVITED_FOR)
         return str((await self._call(self._admin.InviteNode, request)).token)
+
+    async def certificates(self) -> list[ZoneCertificateInfo]:
+        """The certificates that the cluster obtains, or will."""
+        request, found = ListZoneCertificatesRequest(), []
+        while True:
+            answer = await self._call(self._admin.ListZoneCertificates, request)
+            found += answer.certificates
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+    async def obtain(self, zone: str) -> None:
+        """Have a certificate obtained now, in place of after the pause that follows a failure."""
+        await self._call(self._admin.RenewZoneCertificate, RenewZoneCertificateRequest(zone=zone))
 
     async def join(self, node: str, region: str, csr: bytes) -> NodeCertificate:
         """The first certificate of an invited node."""

@@ -23,6 +23,7 @@ from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
 from portway_server.delegation import await_delegation
 from portway_server.errors import CallFailed, CannotWrite, ChildEnded
+from portway_server.first_certificates import Certificates
 from portway_server.own_servers import own_servers
 from portway_server.registry_calls import calling, operators_calls
 from portway_server.writing import give
@@ -85,7 +86,9 @@ class Up:
         node = node or await self._run_node()
         if registry is not None and relay.dns_listen:
             # A machine without a registry joined a cluster whose domain leads to its first machines.
-            await await_delegation(relay.domain, self._name_servers, own.resolver)
+            waited = await await_delegation(relay.domain, self._name_servers, own.resolver)
+            if token:
+                await Certificates(registry, token).obtained(relay.domain, relay.region, again=waited)
         await node.serves()
         if registry is not None and token:
             await self._ensure_first_client(registry, token)
