@@ -17,7 +17,7 @@ from portway_runtime.endpoints import Endpoint
 
 from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
-from portway_server.delegation import judge, look
+from portway_server.delegation import Seen, judge, look
 from portway_server.errors import CallFailed
 from portway_server.own_servers import own_servers
 from portway_server.plan import parent_records
@@ -115,11 +115,22 @@ async def _delegation(config: MachineConfig) -> Finding:
         # The domain's servers are other machines, perhaps, and only the cluster knows which.
         return Finding("delegation", Level.BAD, "not judged: this node does not answer DNS")
     addresses = [address for _, found in servers for address in found] or [str(one) for one in own]
-    verdict = judge(relay.domain, addresses, await look(relay.domain, config.own.resolver))
-    if verdict.good:
+    seen = await look(relay.domain, config.own.resolver)
+    verdict = judge(relay.domain, addresses, seen)
+    if verdict.good and not (lacking := unlisted(servers, seen)):
         return Finding("delegation", Level.GOOD, verdict.text)
+    if verdict.good:
+        names = " and ".join(name for name, _ in lacking)
+        text = f"{verdict.text}, and not to {names}: without these records names depend on fewer machines"
+        return Finding("delegation", Level.WARNING, text, tuple(_records(relay.domain, lacking)))
     wanted = servers or [(f"ns1.{relay.domain}", tuple(map(str, own)))]
     return Finding("delegation", Level.BAD, verdict.text, tuple(_records(relay.domain, wanted)))
+
+
+def unlisted(servers: Sequence[tuple[str, tuple[str, ...]]], seen: Seen) -> list[tuple[str, tuple[str, ...]]]:
+    """Of the cluster's name servers those that the zone above does not name, or not with all of their addresses."""
+    named = {name: set(addresses) for name, addresses in seen.servers}
+    return [(name, addresses) for name, addresses in servers if not set(addresses) <= named.get(name, set())]
 
 
 def _records(domain: str, servers: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:

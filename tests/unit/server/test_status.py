@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, REACH_FAILED, REACH_REACHED, NodeInfo
-from portway_server.status import Level, certificates_of, node_finding
+from portway_server.delegation import Seen
+from portway_server.status import Level, certificates_of, node_finding, unlisted
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 DAY = 86_400
@@ -47,3 +48,11 @@ def test_a_node_is_judged_by_its_state_and_whether_it_is_reached(state: "int", r
     node = NodeInfo(name="fra-1", region="fra", host="45.76.1.7", port=443)
     node.state, node.reach = state, reach  # type: ignore[assignment]
     assert node_finding(node).level is level
+
+
+def test_name_servers_that_the_zone_above_does_not_name_are_found() -> None:
+    """And those that it has an older address of."""
+    known = [(f"ns{number}.tun.example.com", (f"192.0.2.{number}",)) for number in (1, 2, 3)]
+    led = Seen("example.com", servers=(known[0], ("ns2.tun.example.com", ("192.0.2.99",))))
+    assert unlisted(known, led) == known[1:]
+    assert unlisted(known[:1], led) == []
