@@ -3,6 +3,7 @@
 Here: the map, and each step of it. Not here: the order (command.py), machines, the Internet.
 """
 
+import json
 import re
 import time
 from pathlib import Path
@@ -86,6 +87,7 @@ class FieldCluster:
         self.machines: dict[str, RunningMachine] = {}
         self.visitors: dict[str, Visitor] = {}
         self._client: Process | None = None
+        self._records: list[str] = []  # in the zone above
 
     @property
     def first(self) -> RunningMachine:
@@ -131,17 +133,22 @@ class FieldCluster:
         """Install the package."""
         self.transcript.command(self.machines[name], "dpkg", "--install", _PACKAGE, shown=False)
 
-    def set_up_first(self) -> dict[str, str]:
-        """The first machine by its two commands, with the records in the zone above between them; what its first client
-        is given, as variables."""
+    def set_up_first(self, records_after: float) -> dict[str, str]:
+        """The first machine by its two commands, with the records in the zone above between them, or so many seconds
+        after the second one; what its first client is given, as variables."""
         place, machine = self._places[0], self.first
         printed = self.transcript.command(
             machine,
             *("portway-server", "init", "--domain", DOMAIN, "--region", place.region, "--email", "ops@example.com"),
             *("--acme-directory", self.internet.directory, "--acme-ca", _ACME_CA),
         )
+        if records_after:
+            machine.run("systemctl", "start", "--no-block", "portway-server")
+            with self.transcript.step("the service runs, without the records"):
+                self.wait(records_after)
         with self.transcript.step(f"the records are added to the zone {PARENT}"):
-            self.internet.delegate(_RECORD.findall(printed))
+            self._records = _RECORD.findall(printed)
+            self.internet.delegate(self._records)
         self._start_service(machine)
         line = machine.run("cat", "/var/lib/portway-server/first-client").stdout
         return dict(word.split("=", 1) for word in line.split())
@@ -157,6 +164,14 @@ class FieldCluster:
             secret={"PORTWAY_JOIN": invitation.strip()},
         )
         self._start_service(machine)
+
+    def add_name_servers(self) -> None:
+        """What `portway-server status` says of the zone above is done there."""
+        printed = self.first.run("portway-server", "status", "--json", check=False).stdout
+        found = {one["what"]: one for one in json.loads(printed)["findings"]}["delegation"]
+        self.transcript.say(f"fra-1# portway-server status: {found['text']}")
+        with self.transcript.step(f"{len(found['more'])} records are added to the zone {PARENT}"):
+            self.internet.delegate([*self._records, *found["more"]])
 
     def _start_service(self, machine: RunningMachine) -> None:
         try:

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             package = options.package or build_package(Path(folder))
             bare_debian.base()
             with Processes(Path(folder)) as processes:
-                _run(FieldCluster(processes, package, options.machines))
+                _run(FieldCluster(processes, package, options.machines), options.records_after)
                 if options.hold:
                     input("everything runs; Enter ends it: ")
     except (ProcessFailed, CommandFailed, ReleaseFailed) as failure:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(cluster: FieldCluster) -> None:
+def _run(cluster: FieldCluster, records_after: float) -> None:
     transcript = cluster.transcript
     with transcript.step("the network, the Internet's programs, bare machines"):
         cluster.start_network()
@@ -57,7 +57,7 @@ def _run(cluster: FieldCluster) -> None:
     first, *others = [name for name in names if name != "laptop"]
     began = transcript.seconds
     cluster.install(first)
-    variables = cluster.set_up_first()
+    variables = cluster.set_up_first(records_after)
     url = cluster.open_tunnel(variables)
     for region in cluster.visitors:
         cluster.visit(region, url)
@@ -68,6 +68,7 @@ def _run(cluster: FieldCluster) -> None:
         cluster.install(name)
         cluster.join(name)
     if others:
+        cluster.add_name_servers()
         url = cluster.open_tunnel(variables)
         for region in cluster.visitors:
             cluster.visit(region, url)
@@ -81,6 +82,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--machines", type=int, choices=(1, 2, 3), default=3, help="machines of the cluster (3)")
     package = "a Debian package that is built already; by default it is built from this checkout"
     parser.add_argument("--package", type=Path, metavar="FILE", help=package)
+    late = "let the first machine's service wait so long for the records in the zone above (0)"
+    parser.add_argument("--records-after", type=float, default=0.0, metavar="SECONDS", help=late)
     parser.add_argument("--hold", action="store_true", help="keep everything running at the end, until Enter")
     return parser.parse_args(arguments)
 
