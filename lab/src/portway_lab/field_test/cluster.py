@@ -45,7 +45,7 @@ _ADMIN: Final = (
     *("portway-admin", "--registry", f"{DOMAIN}:443"),
     *("--token-file", "/var/lib/portway-registry/admin-token"),
 )
-_TEXT: Final = "a page of the laptop"
+TEXT: Final = "a page of the laptop"
 # What a user runs: the server is any, and the two variables are all that it is told of Portway.
 _PROGRAM: Final = f"""
 import http.server, threading, portway
@@ -55,9 +55,9 @@ class Page(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.send_response(200)
-        self.send_header("Content-Length", "{len(_TEXT)}")
+        self.send_header("Content-Length", "{len(TEXT)}")
         self.end_headers()
-        self.wfile.write(b"{_TEXT}")
+        self.wfile.write(b"{TEXT}")
 
     def log_message(self, *_):
         pass
@@ -206,7 +206,7 @@ class FieldCluster:
     def visit(self, region: str, url: str) -> Visit:
         """Open the page from a region. Raises VisitFailed for any other page too."""
         visit = self.visitors[region].visit(url)
-        if (visit.code, visit.page) != (200, _TEXT):
+        if (visit.code, visit.page) != (200, TEXT):
             raise VisitFailed(f"{region}: {visit.code} {visit.page!r}")
         through = next((place.name for place in self._places if place.address == visit.address), visit.address)
         self.transcript.say(
@@ -214,6 +214,14 @@ class FieldCluster:
             f"{visit.trusted:.2f} s, page {visit.done:.2f} s"
         )
         return visit
+
+    def switch_off(self, name: str) -> None:
+        """A machine without power: it answers nobody from one moment to the next."""
+        self.transcript.say(f"{name} is switched off")
+        for other in self.network.places:
+            if other != name:
+                self.network.cut(name, other)
+        self.machines.pop(name).pull_the_plug()
 
     def doctor(self) -> str:
         """What `portway-admin doctor` finds on the first machine."""

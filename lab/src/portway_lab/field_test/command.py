@@ -25,6 +25,7 @@ from portway_lab.field_test import internet
 from portway_lab.field_test.cluster import FieldCluster
 from portway_lab.field_test.machines import CommandFailed
 from portway_lab.field_test.package import build_package
+from portway_lab.field_test.switched_off import visit_while_switched_off
 from portway_lab.release.errors import ReleaseFailed
 
 
@@ -39,16 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             package = options.package or build_package(Path(folder))
             bare_debian.base()
             with Processes(Path(folder)) as processes:
-                _run(FieldCluster(processes, package, options.machines), options.records_after)
+                cluster = FieldCluster(processes, package, options.machines)
+                good = _run(processes, cluster, options.records_after, switch_off=options.switch_off)
                 if options.hold:
                     input("everything runs; Enter ends it: ")
     except (ProcessFailed, CommandFailed, ReleaseFailed) as failure:
         print(f"FAILED: {failure}", file=sys.stderr)
         return 1
-    return 0
+    return 0 if good else 1
 
 
-def _run(cluster: FieldCluster, records_after: float) -> None:
+def _run(processes: Processes, cluster: FieldCluster, records_after: float, *, switch_off: bool) -> bool:
     transcript = cluster.transcript
     with transcript.step("the network, the Internet's programs, bare machines"):
         cluster.start_network()
@@ -72,7 +74,19 @@ def _run(cluster: FieldCluster, records_after: float) -> None:
         url = cluster.open_tunnel(variables)
         for region in cluster.visitors:
             cluster.visit(region, url)
-    print(cluster.doctor())
+        if switch_off:
+            home = url.split(".")[1]
+            told = visit_while_switched_off(processes, cluster, url, f"{home}-1")
+            for one in told:
+                transcript.say(
+                    f"visitors in {one.region}: {one.number} visits, slowest {one.slowest:.2f} s, slow ones until "
+                    f"{one.slow_until:.1f} s after; failed: {one.failed_in_progress} that were in progress, "
+                    f"{len(one.failed_after)} others"
+                )
+                for line in one.failed_after[:5]:
+                    print(f"         {line}")
+            return not any(one.failed_after for one in told)
+    return True
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -84,6 +98,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--package", type=Path, metavar="FILE", help=package)
     late = "let the first machine's service wait so long for the records in the zone above (0)"
     parser.add_argument("--records-after", type=float, default=0.0, metavar="SECONDS", help=late)
+    off = "at the end switch the tunnel's home machine off, at 20 visits a second from three regions"
+    parser.add_argument("--switch-off", action="store_true", help=off)
     parser.add_argument("--hold", action="store_true", help="keep everything running at the end, until Enter")
     return parser.parse_args(arguments)
 
