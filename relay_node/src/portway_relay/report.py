@@ -33,6 +33,7 @@ class Report:
         config, advertised = self._base.config, self._base.address.advertised
         loaded, first_end = self._base.certificates.current(), self._base.expiry.first_end()
         used, limit = usage()
+        first_end = self._base.expiry.first_end()
         return NodeInfo(
             name=config.name,
             region=config.region,

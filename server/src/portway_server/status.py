@@ -8,12 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
-import dns.asyncquery
-import dns.exception
-import dns.message
 from portway_proto.v1.admin_pb2 import ZoneCertificateInfo
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, REACH_FAILED, NodeInfo, NodeState
 from portway_runtime.clocks import utc_now
@@ -21,8 +18,9 @@ from portway_runtime.endpoints import Endpoint
 
 from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
-from portway_server.delegation import judge, look
+from portway_server.delegation import Seen, judge, look
 from portway_server.errors import CallFailed
+from portway_server.own_servers import own_servers
 from portway_server.plan import parent_records
 from portway_server.registry_calls import loopback, operators_calls
 from portway_server.up import FIRST_CLIENT
@@ -113,44 +111,32 @@ def certificates_of(metrics: str, now: datetime) -> Iterator[Finding]:
 async def _delegation(config: MachineConfig) -> Finding:
     relay = config.relay
     own, listening = relay.public_address, relay.dns_listen
-    servers = await _own_servers(relay.domain, listening)
+    servers = await own_servers(relay.domain, listening)
     if not servers and config.registry is None:
         # The domain's servers are other machines, perhaps, and only the cluster knows which.
         return Finding("delegation", Level.BAD, "not judged: this node does not answer DNS")
     addresses = [address for _, found in servers for address in found] or [str(one) for one in own]
-    verdict = judge(relay.domain, addresses, await look(relay.domain, config.own.resolver))
-    if verdict.good:
+    seen = await look(relay.domain, config.own.resolver)
+    verdict = judge(relay.domain, addresses, seen)
+    if verdict.good and not (lacking := unlisted(servers, seen)):
         return Finding("delegation", Level.GOOD, verdict.text)
+    if verdict.good:
+        names = " and ".join(name for name, _ in lacking)
+        text = f"{verdict.text}, and not to {names}: without these records names depend on fewer machines"
+        return Finding("delegation", Level.WARNING, text, tuple(_records(relay.domain, lacking)))
     wanted = servers or [(f"ns1.{relay.domain}", tuple(map(str, own)))]
     return Finding("delegation", Level.BAD, verdict.text, tuple(_records(relay.domain, wanted)))
+
+
+def unlisted(servers: Sequence[tuple[str, tuple[str, ...]]], seen: Seen) -> list[tuple[str, tuple[str, ...]]]:
+    """Of the cluster's name servers those that the zone above does not name, or not with all of their addresses."""
+    named = {name: set(addresses) for name, addresses in seen.servers}
+    return [(name, addresses) for name, addresses in servers if not set(addresses) <= named.get(name, set())]
 
 
 def _records(domain: str, servers: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
     for name, addresses in servers:
         yield from parent_records(domain, name, addresses)
-
-
-async def _own_servers(domain: str, listening: Sequence[Endpoint]) -> list[tuple[str, tuple[str, ...]]]:
-    """The name servers of the domain and their addresses, as this machine's own server says; none if it does not
-    answer."""
-    for at in listening[:1]:
-        try:
-            names = [one.target.to_text(omit_final_dot=True) for one in await _records_of(domain, "NS", at)]
-            found = []
-            for name in sorted(names):
-                records = [*await _records_of(name, "A", at), *await _records_of(name, "AAAA", at)]
-                found.append((name, tuple(one.address for one in records)))
-            return found
-        except (dns.exception.DNSException, OSError):
-            continue
-    return []
-
-
-async def _records_of(name: str, kind: str, at: Endpoint) -> list[Any]:
-    query = dns.message.make_query(name, kind)
-    here = loopback(at)
-    answer = await dns.asyncquery.udp(query, here.host, port=here.port, timeout=_ANSWERED_WITHIN)
-    return [one for rrset in answer.answer if rrset.rdtype == query.question[0].rdtype for one in rrset]
 
 
 async def _nodes(config: MachineConfig) -> list[Finding]:

@@ -99,8 +99,8 @@ class Up:
         """Whether this machine's registry is to obtain the node's certificate by the node's own answers to DNS, and has
         not yet."""
         relay, registry = self._config.relay, self._config.registry
-        if registry is None or registry.acme_directory is None or not relay.dns_listen:
-            return False
+        if registry is None or registry.acme_directory is None or not relay.dns_listen or self._is_member():
+            return False  # a machine that joined is led to by others' name servers
         folder = relay.zones_folder
         return folder is None or not folder.is_dir() or not any(folder.iterdir())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from portway_testkit.clusters.server_machines import DOMAIN, ServerMachine, program
+from portway_testkit.processes.service_manager import FakeServiceManager
 from portway_testkit.waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
@@ -56,6 +57,20 @@ def test_a_further_machine_joins_with_one_command_and_both_are_one_mesh(
         stopped = second.machine.run(program("portway-server"), "status", "--config", second.settings)
         assert stopped.returncode == 4
         assert "does not run" in stopped.stdout
+
+
+def test_a_further_machine_does_not_wait_to_be_led_to(first: ServerMachine, machines: Machines, tmp_path: Path) -> None:
+    """The zone above names the cluster's first machines; this one answers DNS too, and is ready when it serves."""
+    second = machines[1]
+    with first.up() as up, FakeServiceManager(str(tmp_path / "notify")) as manager:
+        up.line()
+        invitation = admin(first, "node", "invite", "--region", "iad")
+        joined = join(second, "--dns", environment={"PORTWAY_JOIN": invitation})
+        assert (joined.returncode, joined.stderr) == (0, "")
+        assert "dns_listen" in (second.folder / "etc" / "relay.toml").read_text()
+        with second.up({"NOTIFY_SOCKET": manager.address}) as other:
+            eventually(lambda: manager.states() == ["READY=1"], shown=lambda: second.log.read_text())
+            assert other.stop() == 0
 
 
 def findings_of(first: ServerMachine) -> list[dict[str, str]]:

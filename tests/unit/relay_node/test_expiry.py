@@ -144,6 +144,16 @@ def test_the_first_end_is_one_that_somebody_has_to_replace() -> None:
     assert Node().expiry.first_end() == START + 365 * DAY
 
 
+def test_there_is_no_first_end_while_all_are_renewed_in_time() -> None:
+    """A node that joined has none but its own before registries hand it those of regions."""
+    node = Node(renewed=True)
+    node.node.certificate = lasting(48 * HOUR + BACKDATE)
+    node.received = {ZONE, OTHER}
+    assert node.expiry.first_end() is None
+    node.zones = {}
+    assert node.expiry.first_end() is None
+
+
 async def test_it_looks_by_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """At once, and again and again."""
     monkeypatch.setattr("portway_runtime.expiry._LOOK_INTERVAL", 0.0)

@@ -1,6 +1,7 @@
 """Program: network namespaces whose packets to each other are delayed, as if they were far apart.
 
 usage: delay_network.py --ready-file FILE --control SOCKET --place NAME=ADDRESS ... --delay NAME/NAME=MS ...
+           [--default-routes]
 
 Delays are one way, in milliseconds. Each place is a namespace with a TUN device; this process moves packets from device
 to device and delays each by the delay of its pair. Handshakes, losses and windows then behave as on a real path, which
@@ -66,8 +67,16 @@ def namespace(place: str, network: int) -> str:
 class Fabric:
     """The devices, and the packets that are delayed."""
 
-    def __init__(self, places: dict[str, str], delays: dict[frozenset[str], float], control: socket.socket) -> None:
+    def __init__(
+        self,
+        places: dict[str, str],
+        delays: dict[frozenset[str], float],
+        control: socket.socket,
+        *,
+        default_routes: bool,
+    ) -> None:
         self._places = places
+        self._default_routes = default_routes
         self._delays = delays
         self._control = control
         self._cut: set[tuple[str, str]] = set()
@@ -87,6 +96,8 @@ class Fabric:
             _ip("-n", name, "addr", "add", f"{address}/24", "dev", link)
             _ip("-n", name, "link", "set", "lo", "up")
             _ip("-n", name, "link", "set", link, "txqueuelen", "5000", "up")
+            if self._default_routes:
+                _ip("-n", name, "route", "add", "default", "dev", link)
             self._devices[device] = place
             self._by_address[socket.inet_aton(address)] = device
 
@@ -171,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ready-file", type=Path, required=True, help="is written when the namespaces are there")
     parser.add_argument("--control", type=Path, required=True, help="socket for cut and mend")
+    parser.add_argument("--default-routes", action="store_true", help="every address is looked for in this network")
     parser.add_argument("--place", action="append", required=True, metavar="NAME=ADDRESS")
     parser.add_argument("--delay", action="append", default=[], metavar="NAME/NAME=MS", help="one way")
     arguments = parser.parse_args()
@@ -184,7 +196,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _SLACK_NS, 0, 0, 0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
         control.bind(str(arguments.control))
-        fabric = Fabric(places, delays, control)
+        fabric = Fabric(places, delays, control, default_routes=arguments.default_routes)
         try:
             fabric.open()
             replace_file(arguments.ready_file, b"{}", durable=False)

@@ -29,11 +29,13 @@ Distances = Mapping[tuple[str, str], float]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A namespace; `access` is the round trip to its region's exchange, in milliseconds."""
+    """A namespace; `access` is the round trip to its region's exchange, in milliseconds. `address`: of IPv4; one is
+    made by default."""
 
     name: str
     region: str
     access: float = 0.5
+    address: str = ""
 
 
 def round_trip(one: Place, other: Place, distances: Distances) -> float:
@@ -100,11 +102,14 @@ class Network:
                 orders.send(f"{verb} {target} {source}".encode())
 
 
-def start_network(processes: Processes, places: Sequence[Place], distances: Distances) -> Network:
-    """Create the places. Raises ProcessFailed; check delay_network.why_not() first."""
-    addresses = {place.name: _ADDRESS.format(number) for number, place in enumerate(places, 1)}
+def start_network(
+    processes: Processes, places: Sequence[Place], distances: Distances, *, default_routes: bool = False
+) -> Network:
+    """Create the places. With `default_routes` they have the one that programs look for to find their own address; what
+    is sent to no place is lost. Raises ProcessFailed; check delay_network.why_not() first."""
+    addresses = {place.name: place.address or _ADDRESS.format(number) for number, place in enumerate(places, 1)}
     control = processes.folder / "network.control"
-    words: list[str] = []
+    words = ["--default-routes"] if default_routes else []
     for name, address in addresses.items():
         words += ["--place", f"{name}={address}"]
     for one, other in itertools.combinations(places, 2):
