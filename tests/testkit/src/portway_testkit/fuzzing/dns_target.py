@@ -24,12 +24,14 @@ def _seeds() -> tuple[bytes, ...]:
     label = f"AbCdEfGh12345678.fra.{DOMAIN}"
     subnets = [dns.edns.ECSOption("192.0.2.0", 24), dns.edns.ECSOption("2001:db8::", 56)]
     cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")
+    too_long = dns.edns.GenericOption(dns.edns.OptionType.ECS, b"\x00\x01\x18\x00\x01\x02\x03\x04")
     whole = query(label, use_edns=0)
     return (
         query(label),
         whole,
         query(label, "AAAA", use_edns=0, payload=4096, want_dnssec=True),
         *(query(label, use_edns=0, options=[subnet, cookie]) for subnet in subnets),
+        query(label, use_edns=0, options=[too_long]),
         query(DOMAIN, "NS"),
         query(DOMAIN, "ANY"),
         query(DOMAIN, "AXFR"),
