@@ -14,7 +14,7 @@ from typing import Final
 
 from portway_runtime.address_scopes import Scope, scope_of
 
-from portway_server.ports import Holder
+from portway_server.ports import Holder, overlap
 
 # Root servers of DNS: the route to them is the default one, and no packet is sent to find it.
 _FAR_AWAY: Final = ((socket.AF_INET, "198.41.0.4"), (socket.AF_INET6, "2001:503:ba3e::2:30"))
@@ -81,19 +81,31 @@ def has_ipv6() -> bool:
 
 def listeners(proc: Path = Path("/proc")) -> list[Holder]:
     """Who listens on TCP and UDP ports. Without root the programs of other users have no name."""
-    found = []
+    found = list(_sockets(proc))
+    programs = _programs(proc, {f"socket:[{inode}]" for *_, inode in found})
+    return [
+        Holder(protocol, address, port, programs.get(f"socket:[{inode}]", ""))
+        for protocol, address, port, _, inode in found
+    ]
+
+
+def users_at(address: str, port: int, proc: Path = Path("/proc")) -> set[int]:
+    """The ids of the users whose programs may get connections to this address and TCP port."""
+    return {
+        user
+        for protocol, held, held_port, user, _ in _sockets(proc)
+        if (protocol, held_port) == ("tcp", port) and overlap(address, held)
+    }
+
+
+def _sockets(proc: Path) -> Iterator[tuple[str, str, int, int, str]]:
+    """Of each socket that takes connections or datagrams: protocol, address, port, user and inode."""
     for table, protocol, state in _TABLES:
         with suppress(OSError):
             for line in (proc / "net" / table).read_text().splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == state:
-                    address, port = _endpoint(fields[1])
-                    found.append((protocol, address, port, fields[9]))
-    programs = _programs(proc, {f"socket:[{inode}]" for *_, inode in found})
-    return [
-        Holder(protocol, address, port, programs.get(f"socket:[{inode}]", ""))
-        for protocol, address, port, inode in found
-    ]
+                    yield protocol, *_endpoint(fields[1]), int(fields[7]), fields[9]
 
 
 def _endpoint(text: str) -> tuple[str, int]:

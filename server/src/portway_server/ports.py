@@ -33,14 +33,15 @@ def conflicts(wanted: Iterable[Wanted], holders: Sequence[Holder]) -> list[str]:
     told = []
     for one in wanted:
         for holder in holders:
-            if (holder.protocol, holder.port) == (one.protocol, one.port) and _overlap(one.address, holder.address):
+            if (holder.protocol, holder.port) == (one.protocol, one.port) and overlap(one.address, holder.address):
                 by = holder.program or "another user's program"
                 told.append(f"{one.protocol.upper()} port {one.port} ({one.purpose}) is taken by {by}")
                 break
     return told
 
 
-def _overlap(wanted: str, held: str) -> bool:
+def overlap(wanted: str, held: str) -> bool:
+    """Whether a socket at `held` has connections to `wanted`, of which "" is every address."""
     if not wanted:
         return True
     a, b = ipaddress.ip_address(wanted), ipaddress.ip_address(held)

@@ -1,14 +1,16 @@
 """Calls to the registry of this machine, over loopback.
 
 Its certificate is for names that may lead nowhere yet, and of a CA that may be anybody's: what is trusted is the
-certificate that it shows now, since only the registry that was started here listens at its port. Here: the calls. Not
-here: when they are made (up.py, status.py).
+certificate that it shows now, if the socket at its port is of the registry's user, of root or of the caller. Anybody on
+the machine can listen there while it does not run. Here: the calls. Not here: when they are made (up.py, status.py).
 """
 
 import asyncio
+import os
+import pwd
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Final
 
 import grpc
@@ -33,6 +35,7 @@ from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 from portway_runtime.identities import dns_names
 
 from portway_server.errors import CallFailed
+from portway_server.machine import users_at
 
 _TIMEOUT: Final = 10.0
 _EVERY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
@@ -107,20 +110,24 @@ class RegistryCalls:
             raise CallFailed(f"the registry answers: {error.details() or error.code().name}") from error
 
 
-def operators_calls(registry: Config, token: str) -> AbstractAsyncContextManager[RegistryCalls]:
+def operators_calls(
+    registry: Config, token: str, user: str | None = None
+) -> AbstractAsyncContextManager[RegistryCalls]:
     """As `calling`, at the port where this machine's registry serves operators."""
-    return calling(registry.admin_listen or registry.listen, token)
+    return calling(registry.admin_listen or registry.listen, token, user)
 
 
 @asynccontextmanager
-async def calling(listening: Endpoint, token: str) -> AsyncIterator[RegistryCalls]:
+async def calling(listening: Endpoint, token: str, user: str | None = None) -> AsyncIterator[RegistryCalls]:
     """Calls to the registry that listens at an address of this machine, for a few moments: it may show another
-    certificate later. Raises CallFailed."""
+    certificate later. `user`: the one that it runs as, if it is not this process's. Raises CallFailed, before anything
+    is sent where another user's program listens."""
     address = loopback(listening)
     try:
         shown = await asyncio.to_thread(ssl.get_server_certificate, (address.host, address.port), timeout=_TIMEOUT)
     except (OSError, ValueError) as error:
         raise CallFailed(f"the registry at {address} cannot be reached: {error}") from error
+    _demand_own(address, user)
     names = dns_names(x509.load_pem_x509_certificate(shown.encode()))
     options: list[tuple[str, Any]] = [*OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN]
     if names:
@@ -128,3 +135,18 @@ async def calling(listening: Endpoint, token: str) -> AsyncIterator[RegistryCall
     credentials = grpc.ssl_channel_credentials(shown.encode())
     async with aio.secure_channel(str(address), credentials, options=options) as channel:
         yield RegistryCalls(channel, token)
+
+
+def _demand_own(address: Endpoint, user: str | None) -> None:
+    """Raise CallFailed if another user's program listens there."""
+    own = {0, os.geteuid()}
+    if user is not None:
+        with suppress(KeyError):
+            own.add(pwd.getpwnam(user).pw_uid)
+    host = address.host if ":" in address.host or address.host.replace(".", "").isdigit() else ""  # a name's is any
+    others = users_at(host, address.port) - own
+    if others:
+        raise CallFailed(
+            f"it is not this machine's registry that listens at {address}, but a program of another user (id "
+            f"{', '.join(map(str, sorted(others)))}): no token is shown to it"
+        )

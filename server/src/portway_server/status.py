@@ -163,7 +163,7 @@ async def _nodes(config: MachineConfig) -> list[Finding]:
     except OSError as error:
         return [Finding("nodes", Level.WARNING, f"not asked: {file} cannot be read: {error.strerror}")]
     try:
-        async with operators_calls(registry, token) as calls:
+        async with operators_calls(registry, token, config.own.registry_user) as calls:
             nodes = await calls.nodes()
             if registry.acme_directory is not None:
                 failed = [one for info in await calls.certificates() if (one := certificate_failure(info)) is not None]

@@ -91,7 +91,7 @@ class Up:
         await node.serves()
         if registry is not None and token:
             if registry.acme_directory is not None and registry.tls_cert is None:
-                await _await_certificate(registry, token, registry.called)
+                await _await_certificate(registry, token, own.registry_user)
             await self._ensure_first_client(registry, token)
         self._on_ready(self._first_client_line())
 
@@ -168,13 +168,13 @@ class Up:
         """Have the node join at the registry that runs here. Raises CallFailed and CannotWrite."""
         relay = self._config.relay
         assert relay.state_dir is not None, "a node without one was given its certificate"
-        folder = StateFolder(relay.state_dir)
+        folder, user = StateFolder(relay.state_dir), self._config.own.registry_user
         try:
-            async with operators_calls(registry, admin_token) as calls:
+            async with operators_calls(registry, admin_token, user) as calls:
                 token = await calls.invite(relay.region, relay.name)
             invitation = token.split("_")[1]
             csr = folder.joining_request(invitation, relay.name)
-            async with calling(registry.listen, token) as calls:
+            async with calling(registry.listen, token, user) as calls:
                 folder.store_joined(invitation, await calls.join(relay.name, relay.region, csr))
             give(relay.state_dir, self._config.own.relay_user)
         except RelayError as error:
@@ -188,7 +188,7 @@ class Up:
         path = self._first_client_file()
         if path.exists():
             return
-        async with operators_calls(registry, admin_token) as calls:
+        async with operators_calls(registry, admin_token, self._config.own.registry_user) as calls:
             if await calls.has_client_tokens():
                 return
             token = await calls.create_client_token(_TENANT, _DESCRIPTION)
@@ -221,10 +221,11 @@ def _token(registry: Config) -> str:
         raise CallFailed(f"{file}, the first admin's token, cannot be read: {error.strerror}") from error
 
 
-async def _await_certificate(registry: Config, admin_token: str, zone: str) -> None:
-    """Return once the registry has a certificate of its zone; its log says what it waits for. Raises CallFailed."""
+async def _await_certificate(registry: Config, admin_token: str, user: str | None) -> None:
+    """Return once the registry, which runs as `user`, has a certificate of its name; its log says what it waits for.
+    Raises CallFailed."""
     while True:
-        async with operators_calls(registry, admin_token) as calls:
-            if any(one.zone == zone and one.until_ms for one in await calls.certificates()):
+        async with operators_calls(registry, admin_token, user) as calls:
+            if any(one.zone == registry.called and one.until_ms for one in await calls.certificates()):
                 return
         await asyncio.sleep(_LOOK_EVERY)
