@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -88,12 +89,21 @@ def make_folder(path: Path, user: str | None) -> None:
 
 def give(path: Path, user: str | None) -> None:
     """Make a user the owner of a file, or of a folder and all in it; None changes nothing. Raises OSError, and KeyError
-    for a user that does not exist."""
+    for a user that does not exist.
+
+    What is in the folder may be that user's already, who may put links in the place of folders meanwhile: each name is
+    looked up in an open folder, never by its path.
+    """
     if user is None:
         return
     owner = pwd.getpwnam(user)
-    for one in [path, *(path.rglob("*") if path.is_dir() else ())]:
-        os.chown(one, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    ids = owner.pw_uid, owner.pw_gid
+    os.chown(path, *ids, follow_symlinks=False)
+    if path.is_dir():
+        for _, folders, files, inside in os.fwalk(path):
+            for name in (*folders, *files):
+                with suppress(FileNotFoundError):
+                    os.chown(name, *ids, dir_fd=inside, follow_symlinks=False)
 
 
 def _has_user(name: str) -> bool:
