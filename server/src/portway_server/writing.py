@@ -20,6 +20,7 @@ from portway_server.errors import CannotWrite, SetupRefused
 
 _SETTINGS_MODE: Final = 0o640
 _PRIVATE: Final = 0o700
+_PUBLIC: Final = 0o755
 _NO_SHELL: Final = "/usr/sbin/nologin"
 
 
@@ -67,21 +68,24 @@ def add_users(names: Sequence[str]) -> list[str]:
 
 
 def write(files: Sequence[File]) -> None:
-    """Write all files, each as a whole; folders are made. Raises CannotWrite."""
+    """Write all files, each as a whole; folders are made. Whatever the umask, their users can read them. Raises
+    CannotWrite."""
     for file in files:
         try:
-            file.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _make_public(file.path.parent)
             replace_file(file.path, file.text.encode(), mode=_SETTINGS_MODE)
             if file.group is not None:
                 os.chown(file.path, -1, grp.getgrnam(file.group).gr_gid)
+                file.path.chmod(_SETTINGS_MODE)
         except OSError as error:
             raise _cannot_write(file.path, error) from error
 
 
 def make_folder(path: Path, user: str | None) -> None:
-    """A folder that only this user, or the caller, can enter. Raises CannotWrite."""
+    """A folder that only this user, or the caller, can enter, in folders that all can. Raises CannotWrite."""
     try:
-        path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        _make_public(path.parent)
+        path.mkdir(mode=_PRIVATE, exist_ok=True)
         give(path, user)
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -104,6 +108,16 @@ def give(path: Path, user: str | None) -> None:
             for name in (*folders, *files):
                 with suppress(FileNotFoundError):
                     os.chown(name, *ids, dir_fd=inside, follow_symlinks=False)
+
+
+def _make_public(path: Path) -> None:
+    """Make a folder and those above it that are missing, for all to enter. Raises OSError."""
+    for folder in reversed([path, *path.parents]):
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        folder.chmod(_PUBLIC)
 
 
 def _has_user(name: str) -> bool:
