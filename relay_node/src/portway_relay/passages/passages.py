@@ -189,12 +189,13 @@ class Passages:
                     dialled[self._dials.spawn(_is_reached(stream), name="dial a registry")] = front, stream
                 pause = _NEXT_DIAL if waiting else end - asyncio.get_running_loop().time()
                 done, _ = await asyncio.wait(dialled, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                in_order = list(dialled)
                 for dial in done:
                     front, stream = dialled.pop(dial)
                     if dial.result():
-                        for other, (late, _) in dialled.items():
-                            if not other.done():
-                                self._fronts.failed(late)
+                        for earlier in in_order[: in_order.index(dial)]:
+                            if earlier in dialled and not earlier.done():
+                                self._fronts.failed(dialled[earlier][0])
                         return front, stream
                     candidates.remove(front)
                     self._fronts.failed(front)

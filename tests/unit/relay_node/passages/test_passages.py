@@ -226,3 +226,30 @@ async def test_a_connection_takes_three_descriptors_however_many_replicas_are_si
         await one.stop()
     assert most == 2
     assert not open_now
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_replica_that_was_dialled_later_is_not_blamed(
+    stage: PassingNode,
+    replicas: list[Replica],
+    black_hole: BlackHole,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first one answers after the pause, as from afar; the next one was dialled a moment before."""
+    await black_hole.start()
+    stage.learn(replicas[0], black_hole)
+    both, is_reached = asyncio.Event(), passages_module._is_reached
+
+    async def slow(stream: Stream) -> bool:
+        if stream.peer.port == replicas[0].port:
+            await both.wait()
+        both.set()
+        return await is_reached(stream)
+
+    monkeypatch.setattr(passages_module, "_is_reached", slow)
+    reader, _ = await stage.call()
+    assert await reader.readexactly(3) == b"r-1"
+    assert both.is_set()
+    assert "does not answer" not in caplog.text
+    await black_hole.stop()
