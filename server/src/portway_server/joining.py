@@ -19,6 +19,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import RuntimeFault
 
 from portway_server.errors import CannotJoin, SetupRefused
+from portway_server.writing import acting_as
 
 _PUBLIC_PORT: Final = 443
 # Seconds. A person waits; the log says meanwhile what is waited for.
@@ -43,20 +44,25 @@ def invitation_of(text: str, source: str, domain: str, at: Endpoint | None) -> I
 
 
 def join_cluster(
-    invitation: Invitation, *, node: str, region: str, state: Path, registry_ca: Path | None
+    invitation: Invitation, *, node: str, region: str, state: Path, registry_ca: Path | None, user: str | None
 ) -> Sequence[str]:
-    """Join, and keep the certificate in the node's state folder. Where registries serve nodes, as host:port, perhaps
-    none.
+    """Join, and keep the certificate in the node's state folder, which is there, and `user`'s. Where registries serve
+    nodes, as host:port, perhaps none.
 
     With the same invitation it may be called again for ten minutes. Raises CannotJoin.
     """
     folder = StateFolder(state)
     try:
-        request = JoinRequest(node=node, region=region, csr=folder.joining_request(invitation.id, node))
+        with acting_as(user):
+            csr = folder.joining_request(invitation.id, node)
+        request = JoinRequest(node=node, region=region, csr=csr)
         answer = asyncio.run(_joined(invitation, request, registry_ca))
-        folder.store_joined(invitation.id, answer.certificate)
+        with acting_as(user):
+            folder.store_joined(invitation.id, answer.certificate)
     except (RelayError, RuntimeFault) as error:
         raise CannotJoin(str(error)) from error
+    except (OSError, KeyError) as error:
+        raise CannotJoin(f"cannot act as {user} in {state}: {error}") from error
     return list(answer.registries)
 
 

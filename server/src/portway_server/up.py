@@ -25,7 +25,7 @@ from portway_server.config import MachineConfig
 from portway_server.delegation import await_delegation
 from portway_server.errors import CallFailed, CannotWrite, ChildEnded
 from portway_server.registry_calls import calling, operators_calls
-from portway_server.writing import give
+from portway_server.writing import acting_as, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -157,30 +157,36 @@ class Up:
             return True  # it was given its certificate
         folder = StateFolder(relay.state_dir)
         try:
-            if folder.invitation is None:
-                return False
-            certificate = folder.certificate()
+            with acting_as(self._config.own.relay_user):
+                if folder.invitation is None:
+                    return False
+                certificate = folder.certificate()
         except RelayError as error:
             raise CannotWrite(str(error)) from error
+        except (OSError, KeyError) as error:
+            raise CannotWrite(f"cannot look at {folder.path} as {self._config.own.relay_user}: {error}") from error
         return relay.server_name in dns_names(certificate) and certificate.not_valid_after_utc > utc_now()
 
     async def _join(self, registry: Config, admin_token: str) -> None:
         """Have the node join at the registry that runs here. Raises CallFailed and CannotWrite."""
         relay = self._config.relay
         assert relay.state_dir is not None, "a node without one was given its certificate"
-        folder, user = StateFolder(relay.state_dir), self._config.own.registry_user
+        folder, own = StateFolder(relay.state_dir), self._config.own
         try:
-            async with operators_calls(registry, admin_token, user) as calls:
+            async with operators_calls(registry, admin_token, own.registry_user) as calls:
                 token = await calls.invite(relay.region, relay.name)
             invitation = token.split("_")[1]
-            csr = folder.joining_request(invitation, relay.name)
-            async with calling(registry.listen, token, user) as calls:
-                folder.store_joined(invitation, await calls.join(relay.name, relay.region, csr))
-            give(relay.state_dir, self._config.own.relay_user)
+            make_folder(relay.state_dir, own.relay_user)
+            with acting_as(own.relay_user):
+                csr = folder.joining_request(invitation, relay.name)
+            async with calling(registry.listen, token, own.registry_user) as calls:
+                certificate = await calls.join(relay.name, relay.region, csr)
+            with acting_as(own.relay_user):
+                folder.store_joined(invitation, certificate)
         except RelayError as error:
             raise CannotWrite(str(error)) from error
         except (OSError, KeyError) as error:
-            raise CannotWrite(f"cannot give {relay.state_dir} to {self._config.own.relay_user}: {error}") from error
+            raise CannotWrite(f"cannot give {relay.state_dir} to {own.relay_user}: {error}") from error
         logger.info("this machine's node joined the cluster", extra={"node": relay.name})
 
     async def _ensure_first_client(self, registry: Config, admin_token: str) -> None:

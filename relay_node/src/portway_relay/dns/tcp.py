@@ -12,8 +12,8 @@ from typing import Final
 
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.half_open import HalfOpenConnections
 from portway_runtime.listener import Listener
-from portway_runtime.shares import PrefixShares
 from portway_runtime.tasks import Tasks
 
 from portway_relay.dns.loop_share import LoopShare
@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 _LARGEST: Final = 4_096  # bytes of a query
 # Seconds for a whole query after the one before, and for an answer to be taken.
 IDLE_TIME: Final = 10.0
-# Connections at a time; prefixes of addresses share them.
+# Connections at a time, in all and of one address. Above them the oldest of whoever has most makes room: a resolver has
+# asked by then, and a stranger who only stays could else keep all others out.
 _CONNECTIONS: Final = 256
+_OF_ADDRESS: Final = 64
 
 
 class TcpServer:
@@ -47,10 +49,14 @@ class TcpServer:
         self._clock = clock
         self._idle_time = idle_time
         self._tasks = Tasks("DNS over TCP", on_failure)
-        self._shares = PrefixShares(_CONNECTIONS, clock, first_is_free=True)
+        self._open = HalfOpenConnections[asyncio.Task[None]](_CONNECTIONS, _OF_ADDRESS, _end, clock)
         self._listener = Listener(sockets, self._accepted)
         self.queries = 0
-        self.refused = 0
+
+    @property
+    def refused(self) -> int:
+        """Connections that were ended to make room."""
+        return self._open.evicted
 
     def __len__(self) -> int:
         """Open connections."""
@@ -62,16 +68,13 @@ class TcpServer:
         await self._tasks.close()
 
     def _accepted(self, sock: socket.socket, peer: Endpoint) -> None:
-        if len(self._tasks) >= 2 * _CONNECTIONS or not self._shares.take(peer.host):
-            self.refused += 1
-            sock.close()
-            return
-
-        def over(_: object = None) -> None:
-            sock.close()
-            self._shares.give_back(peer.host)
-
         task = self._tasks.spawn(self._serve(sock, peer.host), name="a connection")
+        self._open.add(task, peer.host)
+
+        def over(task: asyncio.Task[None]) -> None:
+            sock.close()
+            self._open.discard(task)
+
         task.add_done_callback(over)
 
     async def _serve(self, sock: socket.socket, source: str) -> None:
@@ -109,3 +112,7 @@ class TcpServer:
             if not chunk:
                 return None
             received += chunk
+
+
+def _end(connection: asyncio.Task[None]) -> None:
+    connection.cancel()

@@ -33,8 +33,10 @@ _REACHED_WITHIN: Final = 5.0
 # Seconds for its first byte, when there is another one that could be tried, and when there is not. A client waits 3 s.
 _ANSWERED_WITHIN: Final = 1.0
 _ANSWERED_AT_LAST: Final = 10.0
-# Share of the free descriptors, of which each takes two.
-_OF_DESCRIPTORS: Final = 8  # a quarter of them
+# Dials of one connection at a time: the oldest, of which nothing was heard for two of these pauses, ends for a third.
+_DIALS: Final = 2
+# Share of the free descriptors, of which each takes its own and those of its dials.
+_OF_DESCRIPTORS: Final = 4 * (1 + _DIALS)  # a quarter of them
 # Bytes that the kernel keeps of what such a connection sends. Nobody reads a stranger's quickly.
 _KERNEL_KEEPS: Final = 32 * 1024
 
@@ -167,25 +169,33 @@ class Passages:
         return "unanswered"
 
     async def _reach(self, candidates: list[Front]) -> tuple[Front, Stream | None]:
-        """Dial the candidates, in their order, until one is reached; those that refuse are removed from the list. No
-        stream when none is."""
+        """Dial the candidates, in their order, until one is reached; those that refuse, and those that others took the
+        place of, are removed from the list. No stream when none is."""
         dialled: dict[asyncio.Task[bool], tuple[Front, Stream]] = {}
         waiting = list(candidates)
         end = asyncio.get_running_loop().time() + _REACHED_WITHIN
         try:
             while dialled or waiting:
                 if waiting:
+                    if len(dialled) == _DIALS:
+                        silent = next(iter(dialled))
+                        front, stream = dialled.pop(silent)
+                        silent.cancel()
+                        stream.abort()
+                        candidates.remove(front)
+                        self._fronts.failed(front)
                     front = waiting.pop(0)
                     stream = self._carrier.connect(front.address, None)
                     dialled[self._dials.spawn(_is_reached(stream), name="dial a registry")] = front, stream
                 pause = _NEXT_DIAL if waiting else end - asyncio.get_running_loop().time()
                 done, _ = await asyncio.wait(dialled, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                in_order = list(dialled)
                 for dial in done:
                     front, stream = dialled.pop(dial)
                     if dial.result():
-                        for other, (late, _) in dialled.items():
-                            if not other.done():
-                                self._fronts.failed(late)
+                        for earlier in in_order[: in_order.index(dial)]:
+                            if earlier in dialled and not earlier.done():
+                                self._fronts.failed(dialled[earlier][0])
                         return front, stream
                     candidates.remove(front)
                     self._fronts.failed(front)

@@ -10,10 +10,9 @@ from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.logs import configure_command
 
 from portway_server.cli.options import place_options, registry_options, tell_plan, wishes_of
-from portway_server.errors import CannotJoin, SetupRefused
+from portway_server.errors import SetupRefused
 from portway_server.settings_files import RELAY_USER, relay_state
 from portway_server.setup import demand_writable, make_folders, planned, set_up
-from portway_server.writing import give
 
 _VARIABLE: Final = "PORTWAY_JOIN"
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -61,11 +60,10 @@ def join(
     invitation = invitation_of(text, source, wishes.domain, _address(join_at))
     make_folders(made)
     state = relay_state(made)
-    told = join_cluster(invitation, node=made.wishes.name, region=region, state=state, registry_ca=registry_ca)
-    try:
-        give(state, RELAY_USER if wishes.separate_users else None)
-    except (OSError, KeyError) as error:
-        raise CannotJoin(f"cannot give {state} to {RELAY_USER}: {error}") from error
+    user = RELAY_USER if wishes.separate_users else None
+    told = join_cluster(
+        invitation, node=made.wishes.name, region=region, state=state, registry_ca=registry_ca, user=user
+    )
     others = list(told) or [str(Endpoint(invitation.registry.host, wishes.ports.mesh))]
     own = [f"127.0.0.1:{wishes.ports.mesh}"] if registry else []
     files, added = set_up(made, [*own, *others], overwrite=overwrite)

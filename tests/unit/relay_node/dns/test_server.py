@@ -171,6 +171,21 @@ async def test_connections_have_a_number_and_prefixes_share_them(serve: Serve) -
     await asyncio.gather(*ended, return_exceptions=True)
 
 
+async def test_silent_connections_of_many_networks_lock_nobody_out(serve: Serve) -> None:
+    """One sends a query every few seconds and stays; whoever has many networks has as many as there are places."""
+    server = await serve("127.0.0.1")
+    (at,) = server.addresses
+    held = []
+    for number in range(600):
+        source = f"127.{1 + number // 250}.{number % 250}.1", 0
+        held.append(await asyncio.open_connection(at.host, at.port, local_addr=source))
+    await until(lambda: server.counts().connections + server.counts().unanswered["connections"] >= 600)
+    assert (await ask(at, over="tcp")).answer
+    assert server.counts().connections <= 257
+    for _, writer in held:
+        writer.close()
+
+
 async def test_before_a_registry_has_listed_anything_a_query_fails(serve: Serve) -> None:
     """A resolver asks the next name server then; "no such name" it would believe, and keep."""
     server = await serve("127.0.0.1", listed=False)

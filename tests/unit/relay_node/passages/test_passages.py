@@ -2,8 +2,10 @@
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import pytest
+from portway_carrier.contract import Stream
 from portway_relay.config import NodeLimits
 from portway_relay.passages import passages as passages_module
 from portway_testkit.fakes.registry_replicas import LAST_WORDS, BlackHole, PassingNode, Replica, proved
@@ -181,3 +183,73 @@ async def test_at_the_end_they_are_closed_in_order(stage: PassingNode, replicas:
     assert await reader.read() in (b"", b"hello")
     assert await waiting.read() == b""
     await over
+
+
+class Dialled:
+    """A stream that nobody answers, and what is known of when it is open."""
+
+    def __init__(self, stream: Stream, open_now: "set[Dialled]") -> None:
+        self._stream = stream
+        self._open_now = open_now
+        open_now.add(self)
+
+    async def ready(self) -> object:
+        return await self._stream.ready()
+
+    def abort(self) -> None:
+        self._open_now.discard(self)
+        self._stream.abort()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_connection_takes_three_descriptors_however_many_replicas_are_silent(
+    stage: PassingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of its own and two of dials: strangers' connections could else take all that visitors need."""
+    holes = [BlackHole() for _ in range(5)]
+    open_now, most, connect = set[Dialled](), 0, stage.carrier.connect
+
+    def counted(*args: Any) -> Dialled:
+        nonlocal most
+        dialled = Dialled(connect(*args), open_now)
+        most = max(most, len(open_now))
+        return dialled
+
+    monkeypatch.setattr(stage.carrier, "connect", counted)
+    for one in holes:
+        await one.start()
+    stage.learn(*holes)
+    reader, _ = await stage.call()
+    assert await reader.read() == LAST_WORDS
+    await stage.passages.over()
+    for one in holes:
+        await one.stop()
+    assert most == 2
+    assert not open_now
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_replica_that_was_dialled_later_is_not_blamed(
+    stage: PassingNode,
+    replicas: list[Replica],
+    black_hole: BlackHole,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first one answers after the pause, as from afar; the next one was dialled a moment before."""
+    await black_hole.start()
+    stage.learn(replicas[0], black_hole)
+    both, is_reached = asyncio.Event(), passages_module._is_reached
+
+    async def slow(stream: Stream) -> bool:
+        if stream.peer.port == replicas[0].port:
+            await both.wait()
+        both.set()
+        return await is_reached(stream)
+
+    monkeypatch.setattr(passages_module, "_is_reached", slow)
+    reader, _ = await stage.call()
+    assert await reader.readexactly(3) == b"r-1"
+    assert both.is_set()
+    assert "does not answer" not in caplog.text
+    await black_hole.stop()
