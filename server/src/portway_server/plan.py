@@ -140,6 +140,11 @@ def _notes(wishes: Wishes, found: Found, public: Sequence[str]) -> list[str]:
             f"{' and '.join(hidden)} {'is' if len(hidden) == 1 else 'are'} private: only machines of the same network "
             "reach this one. If your provider maps a public address to it, run this again with --public-address"
         )
+    if wishes.registry and not wishes.dns and not wishes.certificates:
+        notes.append(
+            f"this node does not answer DNS for {wishes.domain} (--no-dns): no certificate can be obtained unless one "
+            "of another machine does. Or give certificates from elsewhere, with --tls-cert and --tls-key"
+        )
     if found.position is None and wishes.latitude is None:
         notes.append(
             "the position of this machine is not known, so that clients are not sent to it by distance: give "

@@ -79,6 +79,7 @@ def registry_file(plan: Plan, certificate: tuple[Path, Path] | None) -> str:
                 None if certificate else own.key_file or state / "acme.key",
                 "wraps the private keys that are in the store; every registry needs the same",
             ),
+            Line("backup_dir", state / "backups", "a back-up each day, the newest 14; copy them to another machine"),
             Line("check_private_addresses", "yes" if plan.is_private else None, "this network is private"),
             Line("metrics_listen", f"{_LOOPBACK}:{plan.metrics[1]}", "for Prometheus"),
         ],

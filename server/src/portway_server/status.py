@@ -13,6 +13,7 @@ from typing import Final
 import aiohttp
 from portway_proto.v1.admin_pb2 import ZoneCertificateInfo
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, REACH_FAILED, NodeInfo, NodeState
+from portway_registry.state.records import waits_for_certificate
 from portway_runtime.clocks import utc_now
 from portway_runtime.endpoints import Endpoint
 
@@ -176,6 +177,8 @@ def certificate_failure(info: ZoneCertificateInfo) -> Finding | None:
 def node_finding(node: NodeInfo) -> Finding:
     """A node as the registry has it."""
     state = NodeState.Name(node.state).removeprefix("NODE_STATE_").lower()
+    if waits_for_certificate(node):
+        state = "no certificate of its region yet"
     where = f"{state}, region {node.region}, {Endpoint(node.host, node.port)}, {node.tunnels} tunnels"
     if node.reach == REACH_FAILED:
         return Finding(f"node {node.name}", Level.BAD, f"{where}; nobody reaches it: is a firewall in between?")

@@ -1,6 +1,7 @@
 """What is decided for a machine, from what was asked for and what was found."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from portway_geo.position import Position
@@ -96,6 +97,15 @@ def test_metrics_go_around_ports_that_are_taken() -> None:
 def test_without_dns_port_53_is_not_wanted() -> None:
     made = plan(replace(WISHES, dns=False), replace(FOUND, holders=(Holder("udp", "::", 53, "named"),)))
     assert made.dns_listen == ()
+
+
+def test_certificates_that_nobody_can_prove_are_noted() -> None:
+    """With a node that does not answer DNS, unless they are from elsewhere or no registry is here."""
+    own = (Path("/own.crt"), Path("/own.key"))
+    (note,) = plan(replace(WISHES, dns=False), FOUND).notes
+    assert "--tls-cert" in note
+    assert plan(replace(WISHES, dns=False, certificates=(own,)), FOUND).notes == ()
+    assert plan(replace(WISHES, dns=False, registry=False), FOUND).notes == ()
 
 
 def test_without_a_registry_its_ports_are_not_wanted() -> None:

@@ -29,6 +29,7 @@ def test_the_registry_takes_its_file(tmp_path: Path) -> None:
     assert str(config.first_admin_token_file()) == "/var/lib/portway-registry/admin-token"
     assert [str(one) for one in config.mesh_advertise] == ["45.76.1.7:7401", "[2a05:f480::7]:7401"]
     assert (config.tls_cert, config.tls_key) == PAIR
+    assert str(config.backup_dir) == "/var/lib/portway-registry/backups"
     assert config.check_private_addresses == "auto"
 
 

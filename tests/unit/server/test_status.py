@@ -4,7 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 from portway_proto.v1.admin_pb2 import ZoneCertificateInfo
-from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, REACH_FAILED, REACH_REACHED, NodeInfo
+from portway_proto.v1.types_pb2 import (
+    NODE_STATE_CORDONED,
+    NODE_STATE_DRAINING,
+    NODE_STATE_READY,
+    REACH_FAILED,
+    REACH_REACHED,
+    NodeInfo,
+)
 from portway_server.delegation import Seen
 from portway_server.status import Level, certificate_failure, certificates_of, node_finding, unlisted
 
@@ -49,6 +56,16 @@ def test_a_node_is_judged_by_its_state_and_whether_it_is_reached(state: "int", r
     node = NodeInfo(name="fra-1", region="fra", host="45.76.1.7", port=443)
     node.state, node.reach = state, reach  # type: ignore[assignment]
     assert node_finding(node).level is level
+
+
+def test_a_node_that_waits_for_its_certificate_is_not_called_cordoned() -> None:
+    """Nobody ordered it, so that no order ends it."""
+    node = NodeInfo(name="iad-1", region="iad", domain="tun.example.com", host="45.76.1.8", port=443, lacking_regions=1)
+    node.state = NODE_STATE_CORDONED
+    found = node_finding(node)
+    assert (found.level, found.text.partition(",")[0]) == (Level.WARNING, "no certificate of its region yet")
+    node.zones.append("iad.tun.example.com")
+    assert node_finding(node).text.startswith("cordoned, ")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from portway_registry.admin_cli.connection import (
 from portway_registry.admin_cli.invitation import invitation_json
 from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, print_text, utc_time
 from portway_registry.admin_cli.table import Column
-from portway_registry.state.records import has_right_clock
+from portway_registry.state.records import has_right_clock, waits_for_certificate
 
 _COLUMNS = (
     Column("NAME"),
@@ -274,7 +274,10 @@ def _position(found: NodeInfo) -> tuple[float, float] | None:
 
 
 def state(found: NodeInfo) -> str:
-    """`ready`, `cordoned` or `draining`; `wrong clock` for one that is ready otherwise, and gets no clients for it."""
+    """`ready`, `cordoned` or `draining`; `wrong clock` or `no certificate` for one that is ready otherwise, and gets no
+    clients for it."""
+    if waits_for_certificate(found):
+        return "no certificate"
     if found.state == NODE_STATE_READY and not has_right_clock(found):
         return "wrong clock"
     try:

@@ -8,7 +8,7 @@ from portway_runtime.endpoints import Endpoint
 
 from portway_registry.doctor.facts import ClusterFacts
 from portway_registry.doctor.finding import Finding, Severity
-from portway_registry.state.records import is_ready
+from portway_registry.state.records import is_ready, waits_for_certificate
 
 # A session has a control lane and eight lanes for visits.
 _DESCRIPTORS_A_SESSION: Final = 9
@@ -96,7 +96,7 @@ def _reach(node: NodeInfo) -> list[Finding]:
 
 def _service(node: NodeInfo, zones: frozenset[str]) -> list[Finding]:
     found = []
-    if node.state != NODE_STATE_READY:
+    if node.state != NODE_STATE_READY and not waits_for_certificate(node):
         found.append(
             Finding(
                 "node-ordered",

@@ -209,7 +209,7 @@ def _judge_version(name: str, version: str) -> list[Finding]:
             name,
             f"etcd's member {name} is of release {version}.",
             why,
-            "Upgrade etcd to the newest 3.5 or 3.6, one member after the other.",
+            "Upgrade etcd to the newest 3.5, one member after the other.",
         )
     ]
 

@@ -283,6 +283,12 @@ def has_right_clock(node: NodeInfo) -> bool:
     return abs(node.clock_ahead_s) <= CLOCK_LEEWAY
 
 
+def waits_for_certificate(node: NodeInfo) -> bool:
+    """Whether it takes no clients for want of a certificate of its own region, and by nobody's order."""
+    lacks = node.lacking_regions > 0 and f"{node.region}.{node.domain}" not in node.zones
+    return node.state == NODE_STATE_CORDONED and lacks
+
+
 def decode_grant_key(value: bytes) -> GrantKeyRecord:
     """A grant key whose halves belong together. Raises ValueError."""
     record = _read_grant_key(value)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from portway_proto.v1 import admin_pb2 as pb
 from portway_proto.v1.types_pb2 import (
+    NODE_STATE_CORDONED,
     NODE_STATE_DRAINING,
     REACH_FAILED,
     REACH_REACHED,
@@ -83,6 +84,8 @@ def test_a_healthy_cluster_has_no_finding() -> None:
         ({"reach": REACH_TRYING}, [("node-being-reached", NOTE)]),
         ({"state": NODE_STATE_DRAINING}, [("node-ordered", NOTE)]),
         ({"lacking_regions": 1}, [("node-lacks-regions", ERROR)]),
+        ({"lacking_regions": 1, "state": NODE_STATE_CORDONED}, [("node-lacks-regions", ERROR)]),
+        ({"state": NODE_STATE_CORDONED}, [("node-ordered", NOTE)]),
         ({"sessions": 90}, [("node-full", WARNING)]),
         ({"sessions": 89}, []),
         ({"descriptors_used": 3_300}, [("descriptors-used", WARNING)]),
