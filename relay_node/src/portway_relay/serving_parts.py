@@ -24,6 +24,7 @@ from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.requests import PeerRequests
 from portway_relay.parts import Base, RawPortParts, Routing
 from portway_relay.passages.fronts import Fronts
+from portway_relay.passages.measuring import FrontMeasuring
 from portway_relay.passages.passages import Passages
 from portway_relay.raw_ports.token_rests import TokenRests
 from portway_relay.routing.table import TunnelTable
@@ -44,6 +45,7 @@ class Serving:
     greeter: Greeter
     inbound_lanes: InboundLanes
     fronts: Fronts
+    measuring: FrontMeasuring
     passages: Passages
     public_port: PublicPort
     plain_visitors: PlainVisitors
@@ -127,7 +129,8 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         max_answers=limits.max_half_open,
         clock=base.clock,
     )
-    fronts = Fronts(carrier, base.clock, on_failure=base.on_failure)
+    fronts = Fronts(base.clock)
+    measuring = FrontMeasuring(fronts, carrier, on_failure=base.on_failure)
     passages = Passages(
         carrier,
         fronts,
@@ -166,6 +169,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         greeter,
         inbound_lanes,
         fronts,
+        measuring,
         passages,
         public_port,
         plain_visitors,

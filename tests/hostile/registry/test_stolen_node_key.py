@@ -74,9 +74,6 @@ class Thief:
 async def thief(registry: Registry, pki: Pki) -> AsyncIterator[Thief]:
     async with stream(registry, pki, "fra-1") as node:
         told = await node.until(lambda: node.registry_fronts)
-        while not told.fronts:
-            told = await node.until(lambda: node.registry_fronts)
-            await asyncio.sleep(0)
         thief = Thief(told, int(registry.address.rpartition(":")[2]))
         yield thief
         for sock in thief.sockets:

@@ -1,6 +1,6 @@
 """What a check has found: what is wrong, why it matters, and the command that mends it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -31,14 +31,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one check. skipped: why it was not done, "" when it was. took: seconds. looked_at: how many things
-    it looked at, for people."""
+    """What became of one check. skipped: why it was not done, "" when it was. took: seconds."""
 
     check: str
     took: float
     findings: tuple[Finding, ...] = ()
     skipped: str = ""
-    looked_at: str = field(default="")
 
 
 def worst(outcomes: "list[Outcome]") -> Severity | None:

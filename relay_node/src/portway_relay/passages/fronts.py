@@ -1,30 +1,22 @@
 """The public ports of the registry's replicas, as this node knows them: where they are, how far, which to try first.
 
-Here: that knowledge, and measuring. Not here: connections that are passed on (passages.py).
+Here: that knowledge, and the order. Not here: measuring (measuring.py), connections that are passed on (passages.py).
 """
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from portway_carrier.contract import Carrier
-from portway_carrier.errors import CarrierError
 from portway_proto.v1.mesh_pb2 import RegistryFronts
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.node_headers import KEY_SIZE, MAX_NAME
-from portway_runtime.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
 # A registry names fewer.
 _MOST: Final = 64
-# Seconds between two measurements of all replicas, when there are several.
-_MEASURED_EVERY: Final = 60.0
-# Seconds for one to be reached.
-_REACHED_WITHIN: Final = 3.0
 # Seconds for which one that did not answer is tried after all others.
 _AWAY: Final = 30.0
 # Seconds. Round trips that differ by less are equal: of such replicas the one that answered last comes first.
@@ -44,22 +36,17 @@ class Front:
 class Fronts:
     """The replicas that a registry has named last."""
 
-    def __init__(self, carrier: Carrier, clock: Monotonic, *, on_failure: Callable[[BaseException], None]) -> None:
-        self._carrier = carrier
+    def __init__(self, clock: Monotonic) -> None:
         self._clock = clock
         self._fronts: list[Front] = []
         self._last: Front | None = None  # the one that answered last
-        self._changed = asyncio.Event()
-        self._tasks = Tasks("registry fronts", on_failure)
+        self._subscribers: list[Callable[[], None]] = []
         self.name = ""  # of the registry, as the server name of a connection for it; "": none is passed on
         self.key = b""
 
-    def start(self) -> None:
-        """Measure them, from now on."""
-        self._tasks.spawn(self._keep_measured(), name="measure")
-
-    async def close(self) -> None:
-        await self._tasks.close()
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call `changed()` after each list that is taken."""
+        self._subscribers.append(changed)
 
     def learn(self, message: RegistryFronts) -> None:
         """Take the list of a registry in place of the one before. What is known of a replica is kept."""
@@ -77,7 +64,8 @@ class Fronts:
         self.name = message.name.lower() if usable else ""
         self.key = message.key if usable else b""
         self._fronts = fronts
-        self._changed.set()
+        for changed in self._subscribers:
+            changed()
 
     def in_order(self) -> list[Front]:
         """All of them, the first to be tried first: those that answer, the nearest first."""
@@ -100,27 +88,3 @@ class Fronts:
             about = {"replica": front.replica, "address": str(front.address)}
             logger.warning("a registry does not answer: connections for it go to others", extra=about)
         front.away_until = self._clock() + _AWAY
-
-    async def _keep_measured(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(_MEASURED_EVERY):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-            self._changed.clear()
-            if len(self._fronts) > 1:
-                await asyncio.gather(*map(self._measure, self._fronts))
-
-    async def _measure(self, front: Front) -> None:
-        """Note its round trip. That it accepts says nothing of whether it answers."""
-        stream = self._carrier.connect(front.address, None)
-        try:
-            async with asyncio.timeout(_REACHED_WITHIN):
-                handshake = await stream.ready()
-        except (CarrierError, TimeoutError):
-            self.failed(front)
-        else:
-            front.round_trip = handshake.took if handshake.round_trip is None else handshake.round_trip
-        finally:
-            stream.abort()

@@ -9,23 +9,22 @@ import click
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.logs import configure_command
 
-from portway_server.cli.options import place_options, registry_options, tell_plan, wishes_of
+from portway_server.cli.options import FILE, place_options, registry_options, tell_plan, wishes_of
 from portway_server.errors import SetupRefused
 from portway_server.settings_files import RELAY_USER, relay_state
 from portway_server.setup import demand_writable, make_folders, planned, set_up
 
 _VARIABLE: Final = "PORTWAY_JOIN"
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
 @click.argument("domain")
 @click.option("--region", required=True, help="The region of this machine: a short name, such as iad.")
-@click.option("--token-file", type=_FILE, help=f"A file with the invitation, in place of {_VARIABLE} or the terminal.")
+@click.option("--token-file", type=FILE, help=f"A file with the invitation, in place of {_VARIABLE} or the terminal.")
 @click.option(
     "--join-at", metavar="HOST:PORT", help="A registry's port for clients; by default the invitation's, or DOMAIN:443."
 )
-@click.option("--registry-ca", type=_FILE, help="The CA (PEM) of that registry, if it is no public one.")
+@click.option("--registry-ca", type=FILE, help="The CA (PEM) of that registry, if it is no public one.")
 @click.option("--registry", is_flag=True, help="Run a registry here too, beside those that share the etcd.")
 @registry_options
 @place_options

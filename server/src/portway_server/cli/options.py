@@ -1,4 +1,4 @@
-"""What the commands that set a machine up have in common: their options, as Wishes."""
+"""Options that several commands have; of those that set a machine up, as Wishes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +8,21 @@ import click
 
 from portway_server.errors import SetupRefused
 from portway_server.plan import Plan
+from portway_server.settings_files import SERVER
 from portway_server.wishes import CONFIG_DIR, STATE_DIR, Acme, Etcd, Ports, Wishes
 from portway_server.writing import File
 
 F = TypeVar("F", bound=Callable[..., Any])
-_FILE = click.Path(path_type=Path, dir_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
 _DIR = click.Path(path_type=Path, file_okay=False)
+
+config_option = click.option(
+    "--config",
+    type=FILE,
+    default=CONFIG_DIR / SERVER,
+    show_default=True,
+    help="The file that `init` or `join` wrote.",
+)
 
 _PLACE = (
     click.option("--name", default="", help="The node's name, unique in the cluster; by default one is made."),
@@ -36,12 +45,12 @@ _PLACE = (
     click.option(
         "--tls-cert",
         "tls_certs",
-        type=_FILE,
+        type=FILE,
         multiple=True,
         help="A certificate from elsewhere (PEM, with its chain): for *.REGION.DOMAIN, and for DOMAIN where a registry "
         "runs; may be repeated.",
     ),
-    click.option("--tls-key", "tls_keys", type=_FILE, multiple=True, help="The key of each, in the same order."),
+    click.option("--tls-key", "tls_keys", type=FILE, multiple=True, help="The key of each, in the same order."),
     click.option(
         "--port", default=443, show_default=True, type=click.IntRange(1, 65_535), help="The node's public port."
     ),
@@ -81,22 +90,22 @@ _PLACE = (
 _REGISTRY = (
     click.option("--email", help="Of the account at the certificate authority."),
     click.option("--etcd", default="", metavar="URL[,URL...]", help="An etcd, in place of the embedded store."),
-    click.option("--etcd-ca", type=_FILE, help="The CA (PEM) that issued etcd's certificate."),
-    click.option("--etcd-cert", type=_FILE, help="The client certificate (PEM) for etcd."),
-    click.option("--etcd-key", type=_FILE, help="Its private key (PEM)."),
+    click.option("--etcd-ca", type=FILE, help="The CA (PEM) that issued etcd's certificate."),
+    click.option("--etcd-cert", type=FILE, help="The client certificate (PEM) for etcd."),
+    click.option("--etcd-key", type=FILE, help="Its private key (PEM)."),
     click.option("--etcd-user", help="The user name for etcd."),
-    click.option("--etcd-password-file", type=_FILE, help="A file with its password."),
+    click.option("--etcd-password-file", type=FILE, help="A file with its password."),
     click.option(
         "--acme-directory",
         metavar="URL",
         help="The ACME server, whose terms of service you agree to; by default Let's Encrypt.",
     ),
-    click.option("--acme-ca", type=_FILE, help="The CA (PEM) of the ACME server itself, if it is no public one."),
+    click.option("--acme-ca", type=FILE, help="The CA (PEM) of the ACME server itself, if it is no public one."),
     click.option("--acme-eab-key-id", help="External account binding: the key's id."),
-    click.option("--acme-eab-key-file", type=_FILE, help="External account binding: a file with the key."),
+    click.option("--acme-eab-key-file", type=FILE, help="External account binding: a file with the key."),
     click.option(
         "--acme-key-file",
-        type=_FILE,
+        type=FILE,
         help="The key that wraps private keys in the store: the same file at every registry. By default the first one "
         "makes it.",
     ),

@@ -7,21 +7,14 @@ from pathlib import Path
 import click
 from portway_runtime.printable import printable_json, printable_line
 
+from portway_server.cli.options import config_option
 from portway_server.config import load
-from portway_server.settings_files import SERVER
-from portway_server.wishes import CONFIG_DIR
 
 _MARKS = {"GOOD": "ok", "WARNING": "look", "BAD": "BAD"}
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=CONFIG_DIR / SERVER,
-    show_default=True,
-    help="The file that `init` or `join` wrote.",
-)
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.pass_context
 def status(ctx: click.Context, config: Path, as_json: bool) -> None:

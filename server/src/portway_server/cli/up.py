@@ -11,10 +11,9 @@ from typing import Final
 import click
 from portway_runtime.run import FAILED, STOPPED, UNUSABLE_SETTINGS, OnFailure, run_program, serve
 
+from portway_server.cli.options import config_option
 from portway_server.config import SETTINGS, MachineConfig, load
 from portway_server.errors import ChildEnded, ServerError
-from portway_server.settings_files import SERVER
-from portway_server.wishes import CONFIG_DIR
 
 _STDERR: Final = 2
 _REMOVED: Final = 3
@@ -23,13 +22,7 @@ _SERVICE: Final = ("NOTIFY_SOCKET", "INVOCATION_ID")
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=CONFIG_DIR / SERVER,
-    show_default=True,
-    help="The file that `init` or `join` wrote.",
-)
+@config_option
 def up(config: Path) -> None:
     """Run this machine's programs: the registry, if it has one, and the relay node.
 

@@ -1,106 +1,23 @@
-"""A port in front of a server on a Unix socket, which stands for gRPC."""
+"""A port in front of a server on a Unix socket, which stands for gRPC. Its PROXY headers: test_front_headers.py."""
 
 import asyncio
-import secrets
 import socket
-import tempfile
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from portway_registry.cluster import now_ms
 from portway_registry.net import splice as splice_module
 from portway_registry.net.admission import Limits
-from portway_registry.net.connection import Connection, Stage
+from portway_registry.net.connection import Stage
 from portway_registry.net.front import Front, Headed, Hello, first_message, first_record
-from portway_registry.net.node_headers import NodeHeaders
 from portway_registry.net.splice import STRANGER_BURST
-from portway_runtime.balancers import Network
 from portway_runtime.clocks import monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import open_sockets
-from portway_runtime.node_headers import NONCE_SIZE, write_header
-from portway_runtime.proxy_protocol import ProxyHeader, encode_v1, encode_v2
+from portway_runtime.proxy_protocol import ProxyHeader, encode_v2
 from portway_testkit.links.carrier_link import until
-from portway_testkit.visitors.hellos import real_hello
+from portway_testkit.links.opened_front import HELLO, closed, opened
 
-HELLO = real_hello("localhost", ["h2"])
 NEVER = 3600.0
-KEY = b"k" * 32
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-class Opened:
-    """A front, its address, and the names that the server behind it has seen."""
-
-    def __init__(self, front: Front, port: int) -> None:
-        self.front = front
-        self.port = port
-        self.names: list[str] = []
-
-    async def connect(self, host: str = "127.0.0.1") -> Wire:
-        return await asyncio.open_connection(host, self.port)
-
-    async def connection(self) -> Connection:
-        """That of the only name."""
-        await until(lambda: bool(self.names))
-        found = self.front.find(self.names[-1])
-        assert found is not None
-        return found
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
-
-
-@asynccontextmanager
-async def opened(
-    serve: Serve = echo,
-    host: str = "127.0.0.1",
-    limits: Limits | None = None,
-    headers: NodeHeaders | None = None,
-    balancers: Sequence[Network] = (),
-) -> AsyncIterator[Opened]:
-    front = Front("listen", limits or Limits.of(16), monotonic, headers, balancers)
-    sockets = open_sockets(Endpoint(host, 0))
-    found = Opened(front, sockets[0].getsockname()[1])
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        found.names.append(f"unix-abstract:{writer.get_extra_info('peername')[1:].decode()}")
-        try:
-            await serve(reader, writer)
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "inner")
-        server = await asyncio.start_unix_server(handle, path)
-        front.serve(sockets, path)
-        try:
-            yield found
-        finally:
-            await front.close()
-            server.close()
-            await server.wait_closed()
-            await asyncio.sleep(0)
-
-
-async def closed(wire: Wire) -> None:
-    """Return once the front has ended this connection."""
-    try:
-        while await wire[0].read(65_536):
-            pass
-    except ConnectionError:
-        pass
-    wire[1].close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
@@ -118,84 +35,6 @@ async def test_bytes_pass_and_the_peer_is_known_by_its_name(host: str) -> None:
         wire[1].close()
         await until(lambda: port.front.find(port.names[0]) is None)
         assert connection.stage is Stage.CLOSED
-
-
-async def test_a_proxy_header_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    """A load balancer in front sends it, and no call would arrive: the log says why."""
-    async with opened() as port:
-        for _ in range(2):
-            wire = await port.connect("127.0.0.1")
-            wire[1].write(b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 7400\r\n" + HELLO)
-            await closed(wire)
-        assert port.front.ended()["proxy header"] == 2
-    told = [record.__dict__ for record in caplog.records]
-    assert {(one["port"], one["peer"]) for one in told} == {("listen", "127.0.0.1")}
-
-
-def of_node(source: Endpoint, key: bytes = KEY, replica: str = "r-1") -> bytes:
-    """The header that fra-1 writes now."""
-    at = Endpoint("198.51.100.1", 443)
-    return write_header(key, "fra-1", replica, source, at, now_ms(), secrets.token_bytes(NONCE_SIZE))
-
-
-@pytest.mark.parametrize("source", [Endpoint("203.0.113.9", 50_000), Endpoint("2001:db8::9", 50_000)])
-@pytest.mark.parametrize("pieces", [1, 7])
-async def test_what_a_node_passes_on_comes_from_where_it_says(source: Endpoint, pieces: int) -> None:
-    """The server behind gets the ClientHello alone, however many pieces it came in."""
-    async with opened(headers=NodeHeaders("r-1", lambda node: [KEY], now_ms)) as port:
-        wire = await port.connect()
-        whole = of_node(source) + HELLO
-        size = -(-len(whole) // pieces)
-        for start in range(0, len(whole), size):
-            wire[1].write(whole[start : start + size])
-            await wire[1].drain()
-            await asyncio.sleep(0.002)
-        assert await wire[0].readexactly(len(HELLO)) == HELLO
-        connection = await port.connection()
-        assert (connection.peer, connection.entrance) == (source, "fra-1")
-        assert str(connection.address) == source.host
-        wire[1].close()
-
-
-async def test_a_node_s_header_is_refused_and_counted_when_it_is_not_believed() -> None:
-    """Forged, for another replica, replayed, or of a load balancer. Who has none is served as before."""
-    source = Endpoint("203.0.113.9", 50_000)
-    async with opened(headers=NodeHeaders("r-1", lambda node: [KEY], now_ms)) as port:
-        again = of_node(source)
-        first = await port.connect()
-        first[1].write(again + HELLO)
-        await port.connection()
-        for data in (
-            again,
-            of_node(source, b"x" * 32),
-            of_node(source, replica="r-2"),
-            encode_v2(ProxyHeader(source, source)),
-        ):
-            wire = await port.connect()
-            wire[1].write(data + HELLO)
-            await closed(wire)
-        assert {reason: number for reason, number in port.front.ended().items() if number} == {
-            "proxy header replayed": 1,
-            "proxy header forged": 2,
-            "proxy header": 1,
-        }
-        assert len(port.names) == 1
-        direct = await port.connect()
-        direct[1].write(HELLO)
-        assert await direct[0].readexactly(len(HELLO)) == HELLO
-        assert (await port.connection()).address == ip_address("127.0.0.1")
-        for each in (first, direct):
-            each[1].close()
-
-
-async def test_a_port_that_no_node_passes_on_to_believes_no_header() -> None:
-    """Such as that of operators, or of nodes."""
-    async with opened() as port:
-        wire = await port.connect()
-        wire[1].write(of_node(Endpoint("203.0.113.9", 50_000)) + HELLO)
-        await closed(wire)
-        assert port.names == []
-        assert port.front.ended()["proxy header"] == 1
 
 
 async def test_the_server_s_last_bytes_arrive() -> None:
@@ -382,37 +221,3 @@ async def test_a_stranger_that_makes_no_call_is_not_waited_for_longer() -> None:
         await front.front.stop_listening(within=0.02)
         for wire in (silent, stranger):
             wire[1].close()
-
-
-@pytest.mark.parametrize("encode", [encode_v1, encode_v2])
-async def test_behind_a_balancer_a_connection_is_its_clients(encode: Callable[[ProxyHeader], bytes]) -> None:
-    """For limits and for GeoIP: the balancer has to say whose it is, and gRPC sees nothing of that."""
-    header = ProxyHeader(Endpoint("203.0.113.7", 5000), Endpoint("198.51.100.1", 443))
-    async with opened(balancers=[ip_network("127.0.0.1")]) as port:
-        wire = await port.connect()
-        for piece in (encode(header)[:9], encode(header)[9:] + HELLO[:3], HELLO[3:]):
-            wire[1].write(piece)
-            await asyncio.sleep(0.01)
-        assert await wire[0].readexactly(len(HELLO)) == HELLO
-        connection = await port.connection()
-        assert connection.peer == header.source
-        assert str(connection.address) == "203.0.113.7"
-        without = await port.connect()
-        without[1].write(HELLO)
-        await closed(without)
-        assert port.front.ended() == Counter({"no proxy header": 1})
-        silent = await port.connect()
-        await until(lambda: port.front.connections()["hello awaited"] == 1)
-        silent[1].transport.abort()
-        wire[1].close()
-
-
-async def test_nobody_else_is_believed(caplog: pytest.LogCaptureFixture) -> None:
-    """A header of whoever is no balancer is refused as without any."""
-    header = encode_v1(ProxyHeader(Endpoint("203.0.113.7", 5000), Endpoint("198.51.100.1", 443)))
-    async with opened(balancers=[ip_network("192.0.2.0/24")]) as port:
-        wire = await port.connect()
-        wire[1].write(header + HELLO)
-        await closed(wire)
-        assert port.names == []
-        assert port.front.ended() == Counter({"proxy header": 1})

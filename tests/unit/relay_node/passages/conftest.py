@@ -20,7 +20,7 @@ async def stage(limits: NodeLimits) -> AsyncIterator[PassingNode]:
     stage = PassingNode(carrier, limits)
     yield stage
     await stage.passages.close()
-    await stage.fronts.close()
+    await stage.measuring.close()
     for writer in stage.writers:
         writer.transport.abort()
     await carrier.close()

@@ -5,6 +5,7 @@ import logging
 import pytest
 from portway_proto.v1.mesh_pb2 import RegistryFront, RegistryFronts
 from portway_relay.passages import fronts as fronts_module
+from portway_relay.passages import measuring as measuring_module
 from portway_relay.passages.fronts import Fronts
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.fakes.clock import ManualClock
@@ -31,10 +32,11 @@ async def test_the_nearest_that_answers_comes_first(stage: PassingNode, replicas
     assert order(stage.fronts) == ["r-2", "r-1", "r-4", "r-3"]
 
 
-async def test_who_did_not_answer_gets_another_chance(stage: PassingNode, replicas: list[Replica]) -> None:
+def test_who_did_not_answer_gets_another_chance() -> None:
     """After a while, and it is told of in the log each time it falls silent."""
     clock = ManualClock()
-    fronts = Fronts(stage.carrier, clock, on_failure=stage.failures.append)
+    fronts = Fronts(clock)
+    replicas = [Replica("r-1", port=1), Replica("r-2", port=2)]
     fronts.learn(RegistryFronts(name=NAME, key=KEY, fronts=[one.front for one in replicas]))
     one, other = fronts.in_order()
     one.round_trip, other.round_trip = 0.01, 0.02
@@ -48,12 +50,12 @@ async def test_round_trips_are_measured(
     stage: PassingNode, replicas: list[Replica], black_hole: BlackHole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all, when there are several, as soon as they are known; nothing is sent."""
-    monkeypatch.setattr(fronts_module, "_REACHED_WITHIN", 0.1)
+    monkeypatch.setattr(measuring_module, "_REACHED_WITHIN", 0.1)
     await black_hole.start()
     gone = Replica("gone")
     await gone.start()
     await gone.stop()
-    stage.fronts.start()
+    stage.measuring.start()
     stage.learn(replicas[0])
     stage.learn(gone, black_hole, *replicas)
     await until(lambda: sum(front.round_trip is not None for front in stage.fronts.in_order()) == 2)

@@ -350,8 +350,8 @@ class NodeStream:
 
     @property
     def registry_fronts(self) -> RegistryFronts | None:
-        """The last list of registries' public ports with a key in it."""
-        lists = [message.registry_fronts for message in self.heard if message.registry_fronts.key]
+        """The last list of registries' public ports that names one."""
+        lists = [message.registry_fronts for message in self.heard if message.registry_fronts.fronts]
         return lists[-1] if lists else None
 
     async def announce(

@@ -11,6 +11,7 @@ from portway_carrier.contract import Carrier
 from portway_proto.v1.mesh_pb2 import RegistryFront, RegistryFronts
 from portway_relay.config import NodeLimits
 from portway_relay.passages.fronts import Fronts
+from portway_relay.passages.measuring import FrontMeasuring
 from portway_relay.passages.passages import Passages
 from portway_runtime.clocks import RegistryClock, monotonic
 from portway_runtime.endpoints import Endpoint
@@ -78,7 +79,8 @@ class PassingNode:
         self.failures: list[BaseException] = []
         self.carrier = carrier
         self.scarce = False
-        self.fronts = Fronts(carrier, monotonic, on_failure=self.failures.append)
+        self.fronts = Fronts(monotonic)
+        self.measuring = FrontMeasuring(self.fronts, carrier, on_failure=self.failures.append)
         self.passages = Passages(
             carrier,
             self.fronts,

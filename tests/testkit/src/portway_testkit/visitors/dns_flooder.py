@@ -6,17 +6,14 @@ single one is what bounds the flood.
 
 import json
 import random
-import select
 import socket
 import struct
 import sys
-import time
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from portway_testkit.visitors.controlled_program import ControlledProgram
+from portway_testkit.visitors.controlled_program import ControlledProgram, run_at_rate
 
-_TICK: Final = 0.002
 _NAMES: Final = 20_000
 _HEADER: Final = struct.Struct("!6H")
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
@@ -64,23 +61,13 @@ class _Program:
         self._queries = [head + b"\x10" + label + rest for label in labels]
 
     def run(self) -> None:
-        going, due, last = False, 0.0, 0.0
-        self._report()
-        while True:
-            readable, _, _ = select.select([sys.stdin], [], [], _TICK if going else None)
-            if readable:
-                word = sys.stdin.readline().strip()
-                if not word:
-                    return
-                going, due, last = word == "go", 0.0, time.monotonic()
-                self._report()
-            if going:
-                now = time.monotonic()
-                due = min(due + (now - last) * self._flood.rate, self._flood.rate / 20)
-                last = now
-                for _ in range(int(due)):
-                    self._query()
-                due -= int(due)
+        rate = self._flood.rate
+        run_at_rate(self._ask, self._report, rate=rate, most=rate / 20)
+
+    def _ask(self, due: int) -> int:
+        for _ in range(due):
+            self._query()
+        return due
 
     def _query(self) -> None:
         sock = self._sockets[self._sent % len(self._sockets)]

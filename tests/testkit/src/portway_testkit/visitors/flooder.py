@@ -5,7 +5,6 @@ node closes is opened again, and what the node sends is read and counted.
 """
 
 import json
-import select
 import socket
 import ssl
 import sys
@@ -16,10 +15,9 @@ from typing import Final
 
 from portway_proto.wire.limits import LINK_ALPN
 
-from portway_testkit.visitors.controlled_program import ControlledProgram
+from portway_testkit.visitors.controlled_program import ControlledProgram, run_at_rate
 from portway_testkit.visitors.visiting import connect_tls, tls_context
 
-_TICK: Final = 0.001
 _READ: Final = 65_536
 _RECORD: Final = 22  # bytes that TLS 1.3 adds to each record
 # Seconds until a lane that was refused is dialled again.
@@ -70,23 +68,9 @@ class _Program:
         self._sent = self._received = self._lanes = 0
 
     def run(self) -> None:
-        going, due, last = False, 0.0, 0.0
-        self._report()
-        while True:
-            readable, _, _ = select.select([sys.stdin], [], [], _TICK if going else None)
-            if readable:
-                word = sys.stdin.readline().strip()
-                if not word:
-                    self._close()
-                    return
-                going = word == "go"
-                due, last = 0.0, time.monotonic()
-                self._report()
-            if going:
-                now = time.monotonic()
-                due = min(due + (now - last) * self._flood.rate, self._flood.rate / 2)  # not read: not made up for
-                last = now
-                due -= self._flow(int(due))
+        rate = self._flood.rate
+        run_at_rate(self._flow, self._report, rate=rate, most=rate / 2)
+        self._close()
 
     def _flow(self, due: int) -> int:
         """Send up to `due` bytes, and read. Returns the bytes that were sent."""
