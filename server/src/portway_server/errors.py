@@ -5,6 +5,7 @@ ServerError
 ├── CannotWrite    a file or a folder that cannot be written
 ├── CannotJoin     a cluster that cannot be joined, or that does not let this machine join
 ├── CallFailed     a call to this machine's own registry that failed
+│   └── CallDenied     the registry does not take the token
 └── ChildEnded     the registry or the relay ended by itself, with the reason
 """
 
@@ -27,6 +28,10 @@ class CannotJoin(ServerError):
 
 class CallFailed(ServerError):
     """A call to this machine's own registry that failed."""
+
+
+class CallDenied(CallFailed):
+    """The registry does not take the token."""
 
 
 class ChildEnded(ServerError):

@@ -34,10 +34,11 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 from portway_runtime.identities import dns_names
 
-from portway_server.errors import CallFailed
+from portway_server.errors import CallDenied, CallFailed
 from portway_server.machine import users_at
 
 _TIMEOUT: Final = 10.0
+_DENIED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 _EVERY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 _INVITED_FOR: Final = 300  # seconds
 
@@ -107,7 +108,8 @@ class RegistryCalls:
         try:
             return await method(request, metadata=metadata, timeout=_TIMEOUT)
         except aio.AioRpcError as error:
-            raise CallFailed(f"the registry answers: {error.details() or error.code().name}") from error
+            kind = CallDenied if error.code() in _DENIED else CallFailed
+            raise kind(f"the registry answers: {error.details() or error.code().name}") from error
 
 
 def operators_calls(

@@ -23,7 +23,7 @@ from portway_server.child import Child, command_as
 from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
 from portway_server.delegation import await_delegation
-from portway_server.errors import CallFailed, CannotWrite, ChildEnded
+from portway_server.errors import CallDenied, CallFailed, CannotWrite, ChildEnded
 from portway_server.registry_calls import calling, operators_calls
 from portway_server.writing import acting_as, make_folder
 
@@ -90,9 +90,12 @@ class Up:
         node = node or await self._run_node()
         await node.serves()
         if registry is not None and token:
-            if registry.acme_directory is not None and registry.tls_cert is None:
-                await _await_certificate(registry, token, own.registry_user)
-            await self._ensure_first_client(registry, token)
+            try:
+                if registry.acme_directory is not None and registry.tls_cert is None:
+                    await _await_certificate(registry, token, own.registry_user)
+                await self._ensure_first_client(registry, token)
+            except CallDenied:
+                logger.info("the first admin's token is not valid any more: no first client's token is made")
         self._on_ready(self._first_client_line())
 
     def _obtains_first_certificates(self) -> bool:

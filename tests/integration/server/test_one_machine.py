@@ -142,6 +142,28 @@ def test_a_service_manager_is_told_and_the_line_is_in_a_file(first: ServerMachin
     assert loggers == {"portway_server", "portway_registry", "portway_relay"}
 
 
+def test_it_starts_without_the_first_admin_s_token(first: ServerMachine) -> None:
+    """Operators revoke it once they have others, and delete the first client's line when it is handed on."""
+    tokens = first.state / "portway-registry" / "admin-token"
+
+    def admin(*words: str) -> str:
+        options = ("--registry", f"{DOMAIN}:7400", "--ca", str(first.ca_file), "--token-file", str(tokens))
+        done = first.machine.run(program("portway-admin"), *options, *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with first.up() as up:
+        up.line()
+        admin("token", "create", "--tenant", "admins", "--role", "admin")
+        admin("token", "revoke", tokens.read_text().split("_")[1])
+        (first.state / "portway-server" / "first-client").unlink()
+        assert up.stop() == 0
+    with FakeServiceManager(str(first.folder / "notify")) as manager:
+        with first.up({"NOTIFY_SOCKET": manager.address}) as up:
+            eventually(lambda: manager.states() == ["READY=1"], shown=lambda: first.log.read_text())
+            assert up.stop() == 0
+
+
 def test_it_runs_nothing_before_it_is_set_up(machines: Machines) -> None:
     """And says what sets it up."""
     done = machines[0].machine.run(program("portway-server"), "up", "--config", machines[0].settings)
