@@ -131,6 +131,17 @@ def test_two_networks_do_not_meet(processes: Processes, tmp_path: Path) -> None:
             assert reaches(second, "near", server)
 
 
+def test_places_may_have_addresses_of_their_own_which_programs_find(processes: Processes) -> None:
+    """By the default route, as on a machine of the Internet; what is sent to no place is lost."""
+    places = (Place("near", "here", address="46.101.100.1"), Place("far", "there", address="3.208.0.1"))
+    network = start_network(processes, places, DISTANCES, default_routes=True)
+    with network.inside("near"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("198.41.0.4", 53))
+        assert probe.getsockname()[0] == "46.101.100.1"
+    with network.inside("far"), socket.create_server(("3.208.0.1", 0)) as server:
+        assert reaches(network, "near", server)
+
+
 def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason says what is needed, before anything is tried."""
     monkeypatch.setattr(os, "getuid", lambda: NOBODY)

@@ -72,6 +72,7 @@ _URL: Final = re.compile(r"https://\S+")
 _RECORD: Final = re.compile(r"^    (\S.*)$", re.MULTILINE)
 _OPENS_WITHIN: Final = 60.0
 _POLL: Final = 0.05
+_UNTIL_CUT: Final = 0.5
 
 
 class FieldCluster:
@@ -221,6 +222,8 @@ class FieldCluster:
         for other in self.network.places:
             if other != name:
                 self.network.cut(name, other)
+        # What its kernel says when its processes are killed must find the network cut.
+        self.wait(_UNTIL_CUT)
         self.machines.pop(name).pull_the_plug()
 
     def doctor(self) -> str:

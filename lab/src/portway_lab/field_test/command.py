@@ -81,10 +81,10 @@ def _run(processes: Processes, cluster: FieldCluster, records_after: float, *, s
                 transcript.say(
                     f"visitors in {one.region}: {one.number} visits, slowest {one.slowest:.2f} s, slow ones until "
                     f"{one.slow_until:.1f} s after; failed: {one.failed_in_progress} that were in progress, "
-                    f"{len(one.failed_after)} others"
+                    f"{sum(map(len, one.failed_after.values()))} others"
                 )
-                for line in one.failed_after[:5]:
-                    print(f"         {line}")
+                for kind, times in one.failed_after.items():
+                    print(f"         {len(times)} that began {times[0]:.1f} to {times[-1]:.1f} s after: {kind}")
             return not any(one.failed_after for one in told)
     return True
 

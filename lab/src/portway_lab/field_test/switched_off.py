@@ -30,7 +30,7 @@ class Visits:
     slowest: float
     slow_until: float
     failed_in_progress: int
-    failed_after: tuple[str, ...]
+    failed_after: dict[str, list[float]]  # by what was said: when those visits began, in seconds after the fault
 
 
 def visit_while_switched_off(processes: Processes, cluster: FieldCluster, url: str, machine: str) -> list[Visits]:
@@ -47,10 +47,11 @@ def visit_while_switched_off(processes: Processes, cluster: FieldCluster, url: s
     for process, _ in running.values():
         process.popen.wait(max(0.0, deadline - time.monotonic()))
     processes.forget_ended()
-    return [_judged(region, json.loads(report.read_text()), at) for region, (_, report) in running.items()]
+    return [judged(region, json.loads(report.read_text()), at) for region, (_, report) in running.items()]
 
 
-def _judged(region: str, told: dict[str, object], at: float) -> Visits:
+def judged(region: str, told: dict[str, object], at: float) -> Visits:
+    """What a visitor's report says of a fault at a time of the same clock."""
     began, took, failures = told["began"], told["took"], told["failures"]
     assert isinstance(began, list)
     assert isinstance(took, list)
@@ -65,5 +66,8 @@ def _judged(region: str, told: dict[str, object], at: float) -> Visits:
         max(seconds for _, seconds in after),
         max((start for start, seconds in after if seconds > slow), default=0.0),
         sum(1 for start, _ in failed if start < at),
-        tuple(f"{start - at:.2f} s after: {text}" for start, text in failed if start >= at),
+        {
+            kind: sorted(start - at for start, text in failed if start >= at and text == kind)
+            for kind in sorted({text for start, text in failed if start >= at})
+        },
     )

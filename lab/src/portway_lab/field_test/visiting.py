@@ -30,7 +30,7 @@ async def visit(host: str, context: ssl.SSLContext, text: bytes) -> None:
             answer = await reader.read()
             status = answer.split(b"\r\n", 1)[0]
             if b" 200 " not in status or not answer.endswith(text):
-                raise ValueError(f"another page: {answer[:80]!r}")
+                raise ValueError(f"{status.decode('latin-1')} {answer[-60:]!r}")
         finally:
             writer.transport.abort()
 
