@@ -14,6 +14,7 @@ from portway_lab.cluster.processes import Process, Processes
 from portway_lab.field_test.cluster import TEXT, FieldCluster
 
 _PROGRAM: Final = Path(__file__).with_name("visiting.py")
+_STARTS_WITHIN: Final = 45.0
 _EVERY: Final = 0.15  # seconds between two visits of a region: 20 a second from three
 _BEFORE: Final = 5.0
 _AFTER: Final = 40.0  # longer than addresses live in resolvers
@@ -38,12 +39,23 @@ def visit_while_switched_off(processes: Processes, cluster: FieldCluster, url: s
     running: dict[str, tuple[Process, Path]] = {}
     for region, visitor in cluster.visitors.items():
         report = processes.folder / f"visits-{region}.json"
-        words = [sys.executable, _PROGRAM, url, cluster.internet.roots, TEXT, _EVERY, _BEFORE + _AFTER, report]
+        words = [
+            sys.executable,
+            _PROGRAM,
+            url,
+            cluster.internet.roots,
+            TEXT,
+            _EVERY,
+            _STARTS_WITHIN + _BEFORE + _AFTER,
+            report,
+        ]
         running[region] = (processes.start(f"visits-{region}", [*visitor.words(), *map(str, words)]), report)
+    for process, _ in running.values():
+        processes.wait_until(process.log.read_text, process, "visited nothing", _STARTS_WITHIN)
     cluster.wait(_BEFORE)
     at = time.monotonic()
     cluster.switch_off(machine)
-    deadline = at + _AFTER + _ENDS_WITHIN
+    deadline = at + _STARTS_WITHIN + _AFTER + _ENDS_WITHIN
     for process, _ in running.values():
         process.popen.wait(max(0.0, deadline - time.monotonic()))
     processes.forget_ended()

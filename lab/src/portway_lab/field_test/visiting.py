@@ -3,8 +3,9 @@
 usage: visiting.py URL CA TEXT EVERY SECONDS REPORT
 
 Every EVERY seconds, for SECONDS, a visit begins: the name is looked up anew, the second address is tried after 250 ms
-without a connection, and it is given up after 30 s. REPORT gets a JSON object: lists of the visits' beginnings (seconds
-of the system's monotonic clock) and durations, and failures by number. What is not TEXT is a failure.
+without a connection, and it is given up after 30 s. A line is printed after the first visit. REPORT gets a JSON object:
+lists of the visits' beginnings (seconds of the system's monotonic clock) and durations, and failures by number. What is
+not TEXT is a failure.
 """
 
 import asyncio
@@ -50,6 +51,8 @@ async def visits_of(url: str, ca: str, text: str, every: float, seconds: float) 
         except (OSError, TimeoutError, ValueError) as error:
             failures[number] = f"{type(error).__name__}: {error}"
         took[number] = loop.time() - began[number]
+        if number == 0:
+            print("visited", flush=True)
 
     begin = loop.time()
     async with asyncio.TaskGroup() as visits:
