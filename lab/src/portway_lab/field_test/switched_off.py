@@ -6,6 +6,7 @@ Here: the load, the fault, the judgement. Not here: one visitor's program (visit
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,7 +63,7 @@ def visit_while_switched_off(processes: Processes, cluster: FieldCluster, url: s
     return [judged(region, json.loads(report.read_text()), at) for region, (_, report) in running.items()]
 
 
-def judged(region: str, told: dict[str, object], at: float) -> Visits:
+def judged(region: str, told: Mapping[str, object], at: float) -> Visits:
     """What a visitor's report says of a fault at a time of the same clock."""
     began, took, failures = told["began"], told["took"], told["failures"]
     assert isinstance(began, list)
