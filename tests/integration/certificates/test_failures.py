@@ -83,11 +83,11 @@ async def test_a_server_may_demand_an_external_account(pki: Pki, tmp_path: Path)
 
 
 async def test_a_server_that_is_none_is_named(pki: Pki, tmp_path: Path, pebble: Pebble) -> None:
-    """A wrong path, or a certificate that is not trusted."""
-    for changes in (
-        {"acme_directory": pebble.directory.removesuffix("dir") + "nothing"},
-        {"acme_ca": pki.ca},
+    """A wrong path, or a certificate that is not trusted: with what to look at."""
+    for changes, says in (
+        ({"acme_directory": pebble.directory.removesuffix("dir") + "nothing"}, "HTTP status 404; is --acme-directory"),
+        ({"acme_ca": pki.ca}, "cannot be reached"),
     ):
         (tmp_path / "acme.key").unlink(missing_ok=True)
         async with operating(pebble.config(pki, tmp_path, **changes), pebble, pki) as operator:
-            assert (await operator.until(lambda now: now.failures > 0)).failure
+            assert says in (await operator.until(lambda now: now.failures > 0)).failure

@@ -247,6 +247,14 @@ class Connection:
 
         return await on_thread(translated)
 
+    def _not_acme(self, error: Exception) -> str:
+        """What an answer was that the library has no words for, such as a web server's 404; "" for another error."""
+        response = next((one for one in error.args if isinstance(one, requests.Response)), None)
+        if response is None:
+            return ""
+        what = f"{response.url} answers with HTTP status {response.status_code}"
+        return f"{self._settings.directory} does not answer as an ACME server does: {what}; is --acme-directory right?"
+
     @contextmanager
     def _translating(self) -> Iterator[None]:
         try:
@@ -254,7 +262,7 @@ class Connection:
         except AcmeFailed:
             raise
         except (errors.Error, josepy_errors.Error) as error:
-            text = str(error) or type(error).__name__
+            text = self._not_acme(error) or str(error) or type(error).__name__
             raise AcmeFailed(_line(text), code=_code(error), retry_after=self._network.retry_after) from error
         except (requests.RequestException, OSError) as error:
             text = f"{self._settings.directory} cannot be reached: {error}"

@@ -178,7 +178,8 @@ def _row(found: ZoneCertificateInfo) -> list[str]:
 
 def _state(found: ZoneCertificateInfo) -> str:
     if found.failures:
-        return f"failed {found.failures} times: {found.failure}; next try {utc_time(found.retry_at_ms)}"
+        times = "once" if found.failures == 1 else f"{found.failures} times"
+        return f"failed {times}: {found.failure}; next try {utc_time(found.retry_at_ms)}"
     if not found.until_ms:
         return "being obtained"
     if not found.names:
