@@ -170,7 +170,8 @@ async def test_settings_that_cannot_work_are_named(config: Config, pebble: Pebbl
         ({"acme_key_file": None}, "--acme-key-file FILE is required"),
         ({"acme_eab_key_id": "kid-1"}, "--acme-eab-key-id and --acme-eab-key-file go together"),
         ({"registry_name": f"{'a' * 16}.{FRA}"}, "--registry-name"),
-        ({"acme_directory": None, "tls_cert": None}, "--tls-cert FILE is required"),
+        ({"acme_directory": None}, "--acme-ca is for an ACME server, and none is named"),
+        ({"acme_directory": None, "acme_ca": None, "tls_cert": None}, "--tls-cert FILE is required"),
         ({"tls_cert": None, "tls_key": None}, "--mesh-tls-cert"),
     ):
         with pytest.raises(ConfigError, match=complaint):
