@@ -41,6 +41,8 @@ _NAMED_BY: Final = {TOKEN: "client", NODE: "node", REGISTRY.kind: "registry"}
 # trip or two of leaving, or a second after its node died; the announcement takes milliseconds. A label that its client
 # closed is not waited for: it is answered like one that never existed, and as fast.
 _PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+# The same while its node is silent, as a machine without power is: the client notices after 5 to 11 s.
+_SILENT_PAUSES: Final = (*_PAUSES, *(1.0,) * 10)
 # Seconds between two looks for an unknown label while the node has just started: the first, and the most.
 _FIRST_LOOK: Final = 0.05
 _LONGEST_LOOK: Final = 0.4
@@ -190,7 +192,7 @@ class Lookup:
         if not moving and self._routes.is_unknown(label):
             self.answers["memory", "unknown"] += 1
             return None
-        for pause in _PAUSES if moving else _ONCE:
+        for pause in self._pauses(last) if moving else _ONCE:
             await asyncio.sleep(pause)
             asked = await self._ask(label, region, None if moving else address)
             found = self._believed(label)
@@ -217,7 +219,7 @@ class Lookup:
             self._forget(not_at)
         await self._verification.settle(label)
         found = self._believed(label)
-        for pause in _PAUSES:
+        for pause in self._pauses(not_at):
             if found is not None and not _same(found, not_at):
                 return found
             await asyncio.sleep(pause)
@@ -230,6 +232,10 @@ class Lookup:
     async def close(self) -> None:
         """Cancel the questions."""
         await self._tasks.close()
+
+    def _pauses(self, before: object) -> tuple[float, ...]:
+        """How long a label is waited for that was at this destination."""
+        return _SILENT_PAUSES if isinstance(before, Route) and self._is_silent(before) else _PAUSES
 
     def _is_silent(self, route: Route) -> bool:
         """Whether its node does not answer: then its client may be on its way elsewhere."""
