@@ -192,7 +192,8 @@ class Lookup:
         if not moving and self._routes.is_unknown(label):
             self.answers["memory", "unknown"] += 1
             return None
-        for pause in self._pauses(last) if moving else _ONCE:
+        silent = last is not None and self._is_silent(last)
+        for pause in (_SILENT_PAUSES if silent else _PAUSES) if moving else _ONCE:
             await asyncio.sleep(pause)
             asked = await self._ask(label, region, None if moving else address)
             found = self._believed(label)
@@ -219,7 +220,8 @@ class Lookup:
             self._forget(not_at)
         await self._verification.settle(label)
         found = self._believed(label)
-        for pause in self._pauses(not_at):
+        # A node to which there is no lane is silent, whether its control lane has shown it already or not.
+        for pause in _SILENT_PAUSES if isinstance(not_at, Route) and not denied else _PAUSES:
             if found is not None and not _same(found, not_at):
                 return found
             await asyncio.sleep(pause)
@@ -232,10 +234,6 @@ class Lookup:
     async def close(self) -> None:
         """Cancel the questions."""
         await self._tasks.close()
-
-    def _pauses(self, before: object) -> tuple[float, ...]:
-        """How long a label is waited for that was at this destination."""
-        return _SILENT_PAUSES if isinstance(before, Route) and self._is_silent(before) else _PAUSES
 
     def _is_silent(self, route: Route) -> bool:
         """Whether its node does not answer: then its client may be on its way elsewhere."""

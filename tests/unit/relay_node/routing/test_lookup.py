@@ -274,6 +274,7 @@ async def test_elsewhere_is_asked_for(around: Around) -> None:
     assert await around.elsewhere(before) == ("b", 2)
 
 
+@pytest.mark.usefixtures("short_patience")
 async def test_elsewhere_is_never_the_same_place(around: Around) -> None:
     """A registry that has not heard yet sends nobody back."""
     before = await around.knows("a")
@@ -291,6 +292,7 @@ async def test_a_registry_that_has_not_heard_yet_is_not_the_last_word(around: Ar
     assert around.asked == ["registry", "region fra"]
 
 
+@pytest.mark.usefixtures("short_patience")
 async def test_a_node_that_only_did_not_answer_keeps_its_route(around: Around) -> None:
     """It has not said that the tunnel is gone: the next visitor is tried there."""
     before = await around.knows("a")
