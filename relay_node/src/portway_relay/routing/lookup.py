@@ -41,8 +41,6 @@ _NAMED_BY: Final = {TOKEN: "client", NODE: "node", REGISTRY.kind: "registry"}
 # trip or two of leaving, or a second after its node died; the announcement takes milliseconds. A label that its client
 # closed is not waited for: it is answered like one that never existed, and as fast.
 _PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-# The same while its node is silent, as a machine without power is: the client notices after 5 to 11 s.
-_SILENT_PAUSES: Final = (*_PAUSES, *(1.0,) * 10)
 # Seconds between two looks for an unknown label while the node has just started: the first, and the most.
 _FIRST_LOOK: Final = 0.05
 _LONGEST_LOOK: Final = 0.4
@@ -192,8 +190,7 @@ class Lookup:
         if not moving and self._routes.is_unknown(label):
             self.answers["memory", "unknown"] += 1
             return None
-        silent = last is not None and self._is_silent(last)
-        for pause in (_SILENT_PAUSES if silent else _PAUSES) if moving else _ONCE:
+        for pause in _PAUSES if moving else _ONCE:
             await asyncio.sleep(pause)
             asked = await self._ask(label, region, None if moving else address)
             found = self._believed(label)
@@ -220,8 +217,7 @@ class Lookup:
             self._forget(not_at)
         await self._verification.settle(label)
         found = self._believed(label)
-        # A node to which there is no lane is silent, whether its control lane has shown it already or not.
-        for pause in _SILENT_PAUSES if isinstance(not_at, Route) and not denied else _PAUSES:
+        for pause in _PAUSES:
             if found is not None and not _same(found, not_at):
                 return found
             await asyncio.sleep(pause)

@@ -5,18 +5,11 @@ from typing import Any
 
 import pytest
 from portway_proto.wire.statements import SigningKey
-from portway_relay.routing import lookup as lookup_module
 from portway_relay.routing.senders import NODE, Sender
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.lookup_peers import LABEL, Around, Held
 from portway_testkit.links.carrier_link import until
 from portway_testkit.signers import label_of
-
-
-@pytest.fixture
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what comes after the wait for a silent node's client."""
-    monkeypatch.setattr(lookup_module, "_SILENT_PAUSES", (0.0, 0.01))
 
 
 async def test_what_is_known_is_not_asked_for(around: Around) -> None:
@@ -119,7 +112,6 @@ async def test_who_comes_in_the_turns_of_the_answer_does_not_ask_again(
     assert around.asked == ["registry"]
 
 
-@pytest.mark.usefixtures("short_patience")
 async def test_names_that_are_guessed_are_asked_for_at_a_bounded_rate(around: Around, clock: ManualClock) -> None:
     """Beyond it they are unknown at once; names that are known to exist are not among them."""
     around.told("a")
@@ -216,7 +208,6 @@ async def test_nobody_waits_for_long(around: Around) -> None:
     assert await around.find() is None
 
 
-@pytest.mark.usefixtures("short_patience")
 async def test_a_route_whose_node_does_not_answer_is_doubted(around: Around) -> None:
     """Others are asked before a visitor is sent there; when they know nothing newer it is tried."""
     around.told("a")
@@ -274,7 +265,6 @@ async def test_elsewhere_is_asked_for(around: Around) -> None:
     assert await around.elsewhere(before) == ("b", 2)
 
 
-@pytest.mark.usefixtures("short_patience")
 async def test_elsewhere_is_never_the_same_place(around: Around) -> None:
     """A registry that has not heard yet sends nobody back."""
     before = await around.knows("a")
@@ -292,7 +282,6 @@ async def test_a_registry_that_has_not_heard_yet_is_not_the_last_word(around: Ar
     assert around.asked == ["registry", "region fra"]
 
 
-@pytest.mark.usefixtures("short_patience")
 async def test_a_node_that_only_did_not_answer_keeps_its_route(around: Around) -> None:
     """It has not said that the tunnel is gone: the next visitor is tried there."""
     before = await around.knows("a")

@@ -111,21 +111,6 @@ async def test_a_registry_whose_memory_is_behind_is_asked_by_its_store(around: A
     assert (around.asked[0], around.asked[-1]) == ("registry", "registry's store")
 
 
-@pytest.mark.parametrize("sent", [False, True], ids=["to be sent", "sent"])
-async def test_a_client_of_a_silent_node_is_waited_for(
-    around: Around, monkeypatch: pytest.MonkeyPatch, sent: bool
-) -> None:
-    """It takes seconds to notice, in which everybody who is asked names that node."""
-    monkeypatch.setattr(lookup_module, "_PAUSES", (0.0,))
-    before = await around.knows("a")
-    if not sent:
-        around.down.add("a")  # one that took a visit and is not reached is not known to be away
-    finding = asyncio.ensure_future(around.elsewhere(before, denied=False) if sent else around.find())
-    await until(lambda: around.asked.count("registry") >= 2)
-    around.registered("b", 2)
-    assert await asyncio.wait_for(finding, 10) == ("b", 2)
-
-
 @pytest.fixture
 def few_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup_module, "_MAX_GUESSES", 2)
