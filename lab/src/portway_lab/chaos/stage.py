@@ -73,6 +73,7 @@ class Stage:
         self.network = start_network(processes, PLACES, DISTANCES)
         network = self.network
         started = start_etcd(processes, etcd, network.address(ETCD), network.prefix(ETCD))
+        say("etcd is started")
         store = f"etcd:http://{network.address(ETCD)}:{ETCD_PORT}"
         registries = [
             RegistryPlan(host=network.address(name), prefix=network.prefix(name), store=store) for name in REGISTRIES
@@ -98,6 +99,7 @@ class Stage:
             place: processes.wait_ready(node.process)["admin_listen"]
             for place, node in zip(NODES, self.cluster.nodes, strict=True)
         }
+        say("registries and nodes are ready")
         self._clients: dict[str, Process] = {}
         self.tunnels: dict[str, NamedTunnel] = {}
         for client in CLIENTS:
@@ -106,6 +108,7 @@ class Stage:
                 processes, client, names, self.cluster.exports | _RETURNS, network.prefix(client), _CLIENT_FLAGS[client]
             )
             self.tunnels |= wait_tunnels(processes, self._clients[client])
+            say(f"{client} has its tunnels")
         self.ledger = Ledger(_PORT_REST)
         self.ledger.opened(self.tunnels.values())
         self.guests = Guests(processes, network, self.cluster.exports, RAW_REGION, self.ledger, say)
