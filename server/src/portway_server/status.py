@@ -130,9 +130,9 @@ async def _delegation(config: MachineConfig) -> Finding:
 
 
 def unlisted(servers: Sequence[tuple[str, tuple[str, ...]]], seen: Seen) -> list[tuple[str, tuple[str, ...]]]:
-    """Of the cluster's name servers those that the zone above does not name, or not with all of their addresses."""
+    """Of the cluster's name servers those that the zone above does not name, or with none of their addresses."""
     named = {name: set(addresses) for name, addresses in seen.servers}
-    return [(name, addresses) for name, addresses in servers if not set(addresses) <= named.get(name, set())]
+    return [(name, addresses) for name, addresses in servers if named.get(name, set()).isdisjoint(addresses)]
 
 
 def _records(domain: str, servers: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
