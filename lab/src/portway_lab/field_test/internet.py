@@ -32,7 +32,8 @@ _ANSWERED_WITHIN: Final = 10.0
 _STARTS_WITHIN: Final = 20.0
 _POLL: Final = 0.05
 _SOA: Final = "{server} hostmaster.{server} {serial} 3600 600 86400 5"
-_AUTHORITY: Final = """\
+# What every unbound here has, whether it has zones of its own or looks names up.
+_SERVER: Final = """\
 server:
     directory: "{folder}"
     username: ""
@@ -44,8 +45,13 @@ server:
     do-ip6: no
     module-config: "iterator"
     num-threads: 1
+"""
+_AUTHORITY: Final = (
+    _SERVER
+    + """\
 {zones}
 """
+)
 _ZONE: Final = """\
 auth-zone:
     name: "{name}"
@@ -54,23 +60,15 @@ auth-zone:
     for-upstream: no
     fallback-enabled: no
 """
-_RESOLVER: Final = """\
-server:
-    directory: "{folder}"
-    username: ""
-    chroot: ""
-    pidfile: "{folder}/{name}.pid"
-    use-syslog: no
-    interface: {address}
-    access-control: 0.0.0.0/0 allow
-    do-ip6: no
-    module-config: "iterator"
-    num-threads: 1
+_RESOLVER: Final = (
+    _SERVER
+    + """\
     root-hints: "{hints}"
     qname-minimisation: yes
     qname-minimisation-strict: yes
     verbosity: 1
 """
+)
 
 
 class Internet:
