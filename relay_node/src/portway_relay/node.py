@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from portway_proto.v1.mesh_pb2 import DnsRecords
+from portway_proto.v1.mesh_pb2 import DnsRecords, RegistryFronts
 from portway_runtime import clocks
 from portway_runtime.address_scopes import expected_scopes
 from portway_runtime.clocks import Monotonic, WallClock
@@ -28,6 +28,7 @@ from portway_relay.metrics import exposition
 from portway_relay.parts import build_base, build_raw_ports, build_routing
 from portway_relay.registry_link.message_handler import MessageHandler
 from portway_relay.registry_link.probing import AddressProber
+from portway_relay.registry_link.registries import Registries
 from portway_relay.registry_link.stream import RegistryStream
 from portway_relay.report import Report
 from portway_relay.serving_parts import build_dns, build_serving
@@ -109,15 +110,16 @@ class Node:
             self._registry_reached,
             self._lifecycle.obey,
             self._prober.probe,
-            serving.fronts.learn,
+            self._hear_registries,
             self._removed,
             routing.outbox.state_changed,
             _ignore_authorities if self._renewal is None else self._renewal.learn_authorities,
             self._hear_dns_records,
             base.certificates.receive,
         )
+        self._registries = Registries(config.registry, config.registries_file)
         self._stream = RegistryStream(
-            config.registry,
+            self._registries,
             base.certificates.current,
             self._report.info,
             routing.tunnels.all_live,
@@ -233,6 +235,10 @@ class Node:
         if listed is not None:
             self._dns.authority.use(listed)
             self._routing.outbox.dns_held(listed.version)
+
+    def _hear_registries(self, message: RegistryFronts) -> None:
+        self._registries.learn(message.mesh)
+        self._serving.fronts.learn(message)
 
     def _registry_reached(self) -> None:
         """What nobody could be asked for before is asked for now."""

@@ -100,7 +100,7 @@ def relay_file(plan: Plan, registries: Sequence[str], certificates: Sequence[tup
             Line("advertise", plan.advertise, "where clients and other nodes dial it"),
             Line("public_address", list(plan.public), "what names of this node lead to"),
             Line("dns_listen", list(plan.dns_listen) or None, "it answers for the domain"),
-            Line("registry", list(registries), "the registries' ports for nodes"),
+            Line("registry", list(registries), "the registries' ports for nodes; it is told of later ones"),
             Line("state_dir", relay_state(plan), "its key and certificates"),
             Line("latitude", wishes.latitude, "from the address; correct it if it is wrong"),
             Line("longitude", wishes.longitude),

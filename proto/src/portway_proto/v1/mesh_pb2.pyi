@@ -430,8 +430,9 @@ Global___DnsRecords: _TypeAlias = DnsRecords  # noqa: Y015
 
 @_typing.final
 class RegistryFronts(_message.Message):
-    """Where a node passes connections on that are for the registry: those to its public port whose server name is `name`.
-    Sent after Registered and when it changes; each message is the whole list. With an empty name nothing is passed on.
+    """Where the registry's replicas are. A node passes connections on to them that are for the registry: those to its public
+    port whose server name is `name`. Sent after Registered and when it changes; each message is the whole list. With an
+    empty name nothing is passed on.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -439,6 +440,7 @@ class RegistryFronts(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FRONTS_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    MESH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """In lower case."""
     key: _builtins.bytes
@@ -447,16 +449,21 @@ class RegistryFronts(_message.Message):
     def fronts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistryFront]:
         """The public ports of the replicas that live."""
 
+    @_builtins.property
+    def mesh(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where the replicas that live serve nodes, each as host:port: a node keeps them for when it loses the one that it has."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         fronts: _abc.Iterable[Global___RegistryFront] | None = ...,
         key: _builtins.bytes = ...,
+        mesh: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fronts", b"fronts", "key", b"key", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fronts", b"fronts", "key", b"key", "mesh", b"mesh", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Telling nodes where the public ports of the replicas are, to which they pass connections on.
+"""Telling nodes where the replicas are: their public ports, to which they pass connections on, and those for nodes.
 
 Here: the list, and when it is sent again. Not here: a node's key (front_key.py), how a replica says where its port is
 (state/replica.py).
@@ -33,17 +33,18 @@ class FrontLists:
         self._wake = asyncio.Event()
 
     def fronts(self, node: str) -> RegistryFronts:
-        """The whole list for a node; an empty one while there is nothing that it could pass on."""
+        """The whole list for a node; without a name and public ports while there is nothing that it could pass on."""
+        replicas = sorted(self._views.replicas.values(), key=lambda one: one.id)
+        mesh = list(dict.fromkeys(address for one in replicas for address in one.mesh))[:_MOST]
         key = self._key.of_node(node)
         if not self._name or not key:
-            return RegistryFronts()
-        replicas = sorted((one for one in self._views.replicas.values() if one.front), key=lambda one: one.id)
-        listed = [RegistryFront(replica=one.id, address=one.front) for one in replicas[:_MOST]]
-        return RegistryFronts(name=self._name, fronts=listed, key=key)
+            return RegistryFronts(mesh=mesh)
+        listed = [RegistryFront(replica=one.id, address=one.front) for one in replicas if one.front]
+        return RegistryFronts(name=self._name, fronts=listed[:_MOST], key=key, mesh=mesh)
 
     def replica_changed(self, old: Item[ReplicaRecord] | None, new: Item[ReplicaRecord] | None) -> None:
         """Of the view: what else a replica says of itself is no news."""
-        if (None if old is None else old.value.front) != (None if new is None else new.value.front):
+        if _where(old) != _where(new):
             self._wake.set()
 
     def identity_changed(self, old: Item[IdentityRecord] | None, new: Item[IdentityRecord] | None) -> None:
@@ -63,3 +64,7 @@ class FrontLists:
             self._wake.clear()
             for name, session in self._sessions.items():
                 session.outbox.registry_fronts(self.fronts(name))
+
+
+def _where(item: Item[ReplicaRecord] | None) -> tuple[str, tuple[str, ...]]:
+    return ("", ()) if item is None else (item.value.front, item.value.mesh)

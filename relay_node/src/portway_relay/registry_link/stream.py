@@ -29,6 +29,7 @@ from portway_runtime.threads import demand_threads
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.registry_link.calls import RegistryCalls, fault_of, is_out, reason_of
 from portway_relay.registry_link.outbox import Outbox
+from portway_relay.registry_link.registries import Registries
 from portway_relay.routing.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class RegistryStream:
 
     def __init__(
         self,
-        registries: tuple[Endpoint, ...],
+        registries: Registries,
         certificates: Callable[[], LoadedCertificates],
         node: Callable[[], NodeInfo],
         live: Callable[[], Iterable[Tunnel]],
@@ -100,7 +101,7 @@ class RegistryStream:
         tokens: those of its sessions.
         registry_clock: set whenever a registry says what time it is.
         """
-        self._registries = list(registries)
+        self._registries = registries
         self._certificates = certificates
         self._node = node
         self._live = live
@@ -139,7 +140,7 @@ class RegistryStream:
     async def _keep_connected(self) -> None:
         pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
-            registry = self._registries[0]
+            registry = self._registries.current
             since = self._clock()
             reason = await self._serve_once(registry)
             if self._registered:
@@ -154,7 +155,7 @@ class RegistryStream:
                 self._events.removed(reason)
                 return
             logger.warning("no registry", extra={"registry": str(registry), "reason": reason})
-            self._registries.append(self._registries.pop(0))
+            self._registries.turn()
             self._names.forget(registry.host)
             await asyncio.sleep(pauses.next())
 

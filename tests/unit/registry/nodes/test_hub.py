@@ -343,3 +343,22 @@ async def test_nodes_are_told_where_registries_are(hub: Hub, cluster: ViewedStor
         assert others[-1] != told.key == hub.front_key.of_node("fra-1")
         await cluster.store.delete(keys.replica("r-1"))
         assert not (await one.until("registry_fronts", heard + 2)).registry_fronts.fronts
+
+
+async def test_nodes_are_told_which_registries_serve_them(hub: Hub, cluster: ViewedStore) -> None:
+    """Those that live and say where, whether connections are passed on to them or not; again when that changes."""
+    async with node(hub, "fra-1") as one:
+
+        async def told(*addresses: str) -> None:
+            number = 0
+            while list((await one.until("registry_fronts", number)).registry_fronts.mesh) != list(addresses):
+                number += 1
+
+        await cluster.store.put(keys.replica("r-1"), encode(ReplicaRecord("r-1", mesh=("192.0.2.1:7401",))))
+        await cluster.store.put(keys.replica("r-2"), encode(ReplicaRecord("r-2", front="192.0.2.2:7400")))
+        await told("192.0.2.1:7401")
+        both = ("192.0.2.3:7401", "[2001:db8::3]:7401")
+        await cluster.store.put(keys.replica("r-3"), encode(ReplicaRecord("r-3", mesh=both)))
+        await told("192.0.2.1:7401", *both)
+        await cluster.store.delete(keys.replica("r-1"))
+        await told(*both)

@@ -22,6 +22,7 @@ from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_testkit.clusters.admin_calls import AdminCalls
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.clusters.mesh import connected
+from portway_testkit.processes.ports import free_port
 from portway_testkit.waiting import eventually
 
 
@@ -116,10 +117,14 @@ class Replicas:
 
 
 @contextmanager
-def with_a_replica(mesh: Cluster) -> Iterator[Replicas]:
-    """A second replica for a mesh, whose nodes know only the first one."""
+def with_a_replica(mesh: Cluster, *, says_where: bool = False) -> Iterator[Replicas]:
+    """A second replica for a mesh, whose nodes know only the first one. says_where: it is told where nodes find it, and
+    says so."""
     free = Endpoint(LOOPBACK, 0)
-    config = dataclasses.replace(mesh.registry_config, listen=free, mesh_listen=free)
+    at = Endpoint(LOOPBACK, free_port()) if says_where else free
+    config = dataclasses.replace(
+        mesh.registry_config, listen=free, mesh_listen=at, mesh_advertise=(at,) if says_where else ()
+    )
     second = mesh.run(lambda: _start(mesh, config))
     try:
         yield Replicas(mesh, second)

@@ -30,6 +30,7 @@ from portway_relay.certificates import LoadedCertificates
 from portway_relay.registry_link.calls import RegistryCalls
 from portway_relay.registry_link.label_questions import LabelQuestions
 from portway_relay.registry_link.outbox import Outbox
+from portway_relay.registry_link.registries import Registries
 from portway_relay.registry_link.stream import RegistryStream
 from portway_relay.routing.tunnel import HomeNode
 from portway_runtime import clocks as clock
@@ -251,7 +252,7 @@ class NodeEnd:
         self.failures: list[BaseException] = []
         self.questions = LabelQuestions(self.calls, clock.monotonic, on_failure=self.failures.append)
         self.stream = RegistryStream(
-            registries,
+            Registries(registries, None),
             certified.loaded,
             lambda: self.info,
             lambda: self.live,
