@@ -19,8 +19,10 @@ from portway_registry.store.contract import ABSENT, Revision, Store
 
 logger = logging.getLogger(__name__)
 
-# Two are usual, and what most zones above demand; resolvers try the nearest of them.
-MOST_NAME_SERVERS: Final = 4
+# Two are usual, and what most zones above demand; resolvers try the nearest of them. Beyond the first four there is one
+# for each region that has none, so that a lookup from there does not cross an ocean for each of its questions.
+MOST_NAME_SERVERS: Final = 8
+_OF_ANY_REGION: Final = 4
 _LOOK_EVERY: Final = 60.0  # seconds
 _CHALLENGE_LIFE_MS: Final = 3_600_000  # an order of a certificate takes minutes
 
@@ -64,7 +66,11 @@ class DnsUpkeep:
         regions = {node.region for node in nodes.values() if node.name in taken}
         free = [number for number in range(1, MOST_NAME_SERVERS + 1) if number not in held]
         fit = [node for node in nodes.values() if node.dns and node.addresses and node.name not in taken | removed]
-        for number, node in zip(free, _far_apart(fit, regions), strict=False):
+        for node in _far_apart(fit, regions):
+            if not free or (free[0] > _OF_ANY_REGION and node.region in regions):
+                continue
+            number = free.pop(0)
+            regions.add(node.region)
             if not await self._write(number, node, expected=ABSENT):
                 self._lookout.notice()  # another replica was first: it may have given this node the next number
                 return

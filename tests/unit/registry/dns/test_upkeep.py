@@ -39,7 +39,7 @@ def kept(cluster: ViewedStore) -> Kept:
 
 
 async def test_nodes_that_answer_dns_are_name_servers_of_far_regions_first(kept: Kept) -> None:
-    """Four at most: a name server is asked when the nearest one does not answer."""
+    """Four at most of regions that have one: a name server is asked when the nearest one does not answer."""
     for name, address in (("fra-1", "192.0.2.1"), ("fra-2", "192.0.2.2"), ("iad-1", "192.0.2.3")):
         await kept.node(name, address)
     await kept.node("sin-1", dns=True)  # without an address
@@ -52,6 +52,23 @@ async def test_nodes_that_answer_dns_are_name_servers_of_far_regions_first(kept:
     for number in range(3, 9):
         await kept.node(f"fra-{number}", f"192.0.2.1{number}")
     assert len(await kept.look()) == 4
+
+
+async def test_a_region_that_comes_later_has_a_name_server_too(kept: Kept) -> None:
+    """Up to eight regions, one each. When such a node is removed, another one of the region takes its number."""
+    for name in ("fra-1", "fra-2", "fra-3", "fra-4"):
+        await kept.node(name, f"192.0.2.{name[-1]}")
+        await kept.look()
+    for name in ("fra-5", "nrt-1", "nrt-2"):
+        await kept.node(name, f"198.51.100.{name[-1]}")
+    assert {number: node for number, (node, _) in (await kept.look()).items() if number > 4} == {5: "nrt-1"}
+    removed = OrderRecord("nrt-1", Order.REMOVE)
+    await kept.cluster.store.put(keys.order("nrt-1"), encode(removed))
+    await kept.look()
+    assert {number: node for number, (node, _) in (await kept.look()).items() if number > 4} == {5: "nrt-2"}
+    for number, region in enumerate(("iad", "sin", "syd", "gru", "jnb")):
+        await kept.node(f"{region}-1", f"203.0.113.{number}")
+    assert len(await kept.look()) == 8
 
 
 async def test_a_name_server_stays_when_its_node_is_away_or_others_come(kept: Kept) -> None:
