@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+from portway_runtime.version import VERSION
+
 from portway_lab.checkout import ROOT
 from portway_lab.release import deb, distributions, tree
 from portway_lab.release.source import copy
 
 
-def build_package(folder: Path) -> Path:
-    """Build it below a folder, committed or not. Raises ReleaseFailed."""
-    source = copy(ROOT, folder / "source")
-    wheels = folder / "wheels"
+def build_package(folder: Path, version: str = VERSION) -> Path:
+    """Build it below a folder, committed or not, as another version if one is given. Raises ReleaseFailed."""
+    source = copy(ROOT, folder / f"source-{version}", version)
+    wheels = folder / f"wheels-{version}"
     distributions.build(source, wheels)
-    return deb.build(source, tree.build(source, wheels, folder / "package" / "root", deb.PACKAGES), folder)
+    return deb.build(source, tree.build(source, wheels, folder / f"package-{version}" / "root", deb.PACKAGES), folder)

@@ -18,6 +18,7 @@ from portway_runtime.version import VERSION
 from portway_lab.release.errors import ReleaseFailed
 
 _PRIVATE: Final = "Private :: Do Not Upload"
+_VERSION: Final = "runtime/src/portway_runtime/version.py"
 _LICENCES: Final = ("LICENSE", "NOTICE")
 _OURS = re.compile(r"(?P<name>portway(-[a-z]+)?)(?P<extras>\[[a-z,]+\])?$")
 
@@ -52,8 +53,9 @@ def changes(checkout: Path) -> list[str]:
     return _git(checkout, "status", "--porcelain").splitlines()
 
 
-def copy(checkout: Path, folder: Path) -> Source:
-    """Copy the files of a checkout that Git keeps, or would keep, into a new folder, and make them ready to build."""
+def copy(checkout: Path, folder: Path, version: str = VERSION) -> Source:
+    """Copy the files of a checkout that Git keeps, or would keep, into a new folder, and make them ready to build, as
+    another version if one is given."""
     listed = _git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     for name in filter(None, listed):
         # A file that was deleted is still in Git's index; .gitignore would be packed into every sdist.
@@ -62,8 +64,10 @@ def copy(checkout: Path, folder: Path) -> Source:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(checkout / name, target)
             target.chmod(0o755 if target.stat().st_mode & 0o100 else 0o644)
+    written = folder / _VERSION
+    written.write_text(written.read_text().replace(f'"{VERSION}"', f'"{version}"'))
     epoch = int(_git(checkout, "log", "-1", "--format=%ct"))
-    return Source(folder, VERSION, epoch, tuple(_stand_alone(folder, one) for one in published(folder)))
+    return Source(folder, version, epoch, tuple(_stand_alone(folder, one, version) for one in published(folder)))
 
 
 def published(root: Path) -> list[Distribution]:
@@ -102,15 +106,15 @@ def _requirements(project: dict[str, list[str]]) -> set[str]:
     return {*project["dependencies"], *(words for several in optional.values() for words in several)}
 
 
-def _stand_alone(root: Path, one: Distribution) -> Distribution:
+def _stand_alone(root: Path, one: Distribution, version: str) -> Distribution:
     """All distributions are released together and need each other in the same version. In the workspace that goes
     without saying; whoever upgrades one of them from an index must get the others."""
     file = one.folder / "pyproject.toml"
     text = file.read_text()
     for words in _requirements(tomllib.loads(text)["project"]):
         if _OURS.match(words):
-            text = text.replace(f'"{words}"', f'"{words}=={VERSION}"')
-    text = text.replace('dynamic = ["version"]', f'version = "{VERSION}"')
+            text = text.replace(f'"{words}"', f'"{words}=={version}"')
+    text = text.replace('dynamic = ["version"]', f'version = "{version}"')
     file.write_text(re.sub(r"\n\[tool\.(uv|uv\.sources|hatch\.version)\]\n(?!\[)(.+\n)*", "", text))
     for name in _LICENCES:
         shutil.copy2(root / name, one.folder / name)
