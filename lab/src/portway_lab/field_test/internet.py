@@ -31,6 +31,8 @@ _ACME_OWN_PORT: Final = 15000
 _ANSWERED_WITHIN: Final = 10.0
 _STARTS_WITHIN: Final = 20.0
 _POLL: Final = 0.05
+# Seconds that resolvers keep a delegation. Others have hours, and operators wait for them before a machine may die.
+_DELEGATED_FOR: Final = 5
 _SOA: Final = "{server} hostmaster.{server} {serial} 3600 600 86400 5"
 # What every unbound here has, whether it has zones of its own or looks names up.
 _SERVER: Final = """\
@@ -129,7 +131,7 @@ class Internet:
             f"{PARENT}. 300 SOA {_SOA.format(server=f'ns.{PARENT}.', serial=self._serial)}",
             f"{PARENT}. 300 NS ns.{PARENT}.",
             f"ns.{PARENT}. 300 A {address}",
-            *(_with_ttl(line, 300) for line in delegation),
+            *(_with_ttl(line, _DELEGATED_FOR) for line in delegation),
         ]
         (self._folder / "root.zone").write_text("\n".join(root) + "\n")
         (self._folder / "parent.zone").write_text("\n".join(parent) + "\n")

@@ -4,6 +4,7 @@ Here: booting, commands in them, switching off. Not here: the Debian (bare_debia
 """
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ _BOOT: Final = """
 set -e
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
 exec systemd-nspawn --quiet --boot --register=no --keep-unit --console=pipe --resolv-conf=off --timezone=off \
-    --kill-signal=SIGRTMIN+4 --network-namespace-path="$3" --hostname="$4" --directory="$2/root"
+    --kill-signal=SIGRTMIN+4 --directory="$2/root" --network-namespace-path="$3" --hostname="$4" "${@:5}"
 """
 _BOOTS_WITHIN: Final = 120.0  # seconds, on a busy machine
 _COMMAND_WITHIN: Final = 180.0
@@ -35,13 +36,23 @@ class CommandFailed(Exception):
 class RunningMachine:
     """A machine that was started. `root`: what is different from the bare Debian in it."""
 
-    def __init__(self, processes: Processes, network: Network, place: str, *, resolver: str) -> None:
-        """Prepare it; `resolver` is the address that its programs look names up at."""
+    def __init__(
+        self,
+        processes: Processes,
+        network: Network,
+        place: str,
+        *,
+        resolver: str,
+        shown: Mapping[Path, str] | None = None,
+    ) -> None:
+        """Prepare it; `resolver` is the address that its programs look names up at. `shown`: folders of the host that
+        it can read, and where it has them."""
         self.place = place
         self.address = network.address(place)
         self._processes = processes
         self._namespace = Path("/run/netns") / network.namespace(place)
         self._folder = processes.folder / f"machine-{place}"
+        self._shown = [f"--bind-ro={folder}:{path}" for folder, path in (shown or {}).items()]
         self.debian = bare_debian.Machine(self._folder)
         self.put_text("/etc/resolv.conf", f"nameserver {resolver}\n")
         self.put_text("/etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {place}\n")
@@ -54,18 +65,35 @@ class RunningMachine:
     def root(self) -> Path:
         return self._folder / "upper"
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
     def put_text(self, path: str, text: str) -> None:
         """Write a file, before the machine is started."""
         file = self.root / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
+    def link(self, path: str, target: str) -> None:
+        """Make a symbolic link, before the machine is started."""
+        file = self.root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.symlink_to(target)
+
+    def bring(self, file: Path, path: str, *, owner: str = "root") -> None:
+        """Copy a file of the host into the machine that runs, readable by its owner alone. Raises CommandFailed."""
+        self.run("mkdir", "--parents", str(Path(path).parent))
+        shutil.copy(file, Path(f"/proc/{self._leader}/root") / path.lstrip("/"))
+        self.run("chown", owner, path)
+        self.run("chmod", "600", path)
+
     def start(self) -> None:
         """Switch it on, without waiting."""
-        words = ["unshare", "--mount", "sh", "-c", _BOOT, "sh"]
+        words = ["unshare", "--mount", "bash", "-c", _BOOT, "bash"]
         self._process = self._processes.start(
             f"machine-{self.place}",
-            [*words, bare_debian.base(), self._folder, self._namespace, self.place],
+            [*words, bare_debian.base(), self._folder, self._namespace, self.place, *self._shown],
         )
 
     def wait_booted(self) -> None:

@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from portway_lab.cluster.network import Network
 from portway_lab.cluster.processes import clean_environment
@@ -38,7 +39,7 @@ class Visitor:
     def __init__(self, network: Network, place: str, *, resolver: str, trusted: Path, folder: Path) -> None:
         self.place = place
         self._network = network
-        self._trusted = trusted
+        self.trusted = trusted
         self._names = folder / f"{place}.resolv.conf"
         self._names.write_text(f"nameserver {resolver}\noptions timeout:2 attempts:3\n")
 
@@ -47,11 +48,14 @@ class Visitor:
         inside = ["unshare", "--mount", "sh", "-c", _WITH_RESOLVER, "sh", str(self._names)]
         return [*self._network.prefix(self.place), *inside]
 
-    def visit(self, url: str) -> Visit:
-        """Open a page. Raises VisitFailed."""
+    def visit(self, url: str, *addresses: str) -> Visit:
+        """Open a page, at the first of these addresses that answers, or at one that the resolver names. Raises
+        VisitFailed."""
         options = ["--silent", "--show-error", "--max-time", str(_GIVES_UP_AFTER), "--write-out", _TOLD]
+        if addresses:
+            options += ["--resolve", f"{urlsplit(url).hostname}:443:{','.join(addresses)}"]
         done = subprocess.run(
-            [*self.words(), "curl", *options, "--cacert", str(self._trusted), url],
+            [*self.words(), "curl", *options, "--cacert", str(self.trusted), url],
             capture_output=True,
             text=True,
             check=False,
