@@ -196,8 +196,8 @@ class NodeLimits:
     lookup_time: float = _limit(3.0, "seconds to look up one name")
     hearing_time: float = _limit(
         3.0,
-        "seconds after its start for which a node lets visitors of unknown names wait: it may not have heard of their "
-        "tunnels yet",
+        "seconds after its start, and after the first answer of a registry, for which a node lets visitors of unknown "
+        "names wait: it may not have heard of their tunnels yet",
         least=0,
     )
     lane_wait: float = _limit(10.0, "seconds that a visitor waits for a lane of the tunnel's client")

@@ -5,35 +5,43 @@ long an unknown name is no reason for a refusal. Not here: what is asked meanwhi
 """
 
 import asyncio
+from typing import Final
 
 from portway_runtime.clocks import Monotonic
 
+# A node whose registry is down tries others, each of which may be silent for seconds: until it has reached one, its first
+# seconds are as many times longer.
+_UNHEARD: Final = 4
+
 
 class FirstSeconds:
-    """Not over from `begin` on for so many seconds."""
+    """Not over from `begin` on for so many seconds; while no registry was reached, for four times as many."""
 
     def __init__(self, seconds: float, clock: Monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._end = 0.0
+        self._begun = -_UNHEARD * seconds  # over before the beginning
         self._heard = asyncio.Event()
+        self._heard_at = 0.0
 
     @property
     def over(self) -> bool:
         """Whether what is not known now is refused."""
-        return self._clock() >= self._end
+        return self._clock() >= self._end()
 
     def begin(self) -> None:
         """The node listens from now on."""
-        self._end = self._clock() + self._seconds
+        self._begun = self._clock()
 
     def heard(self) -> None:
         """A registry can be asked from now on: whoever waits asks at once."""
-        self._heard.set()
+        if not self._heard.is_set():
+            self._heard_at = self._clock()
+            self._heard.set()
 
     async def wait(self, seconds: float) -> None:
         """Wait so long, or until a registry can be asked, or the first seconds are over."""
-        seconds = min(seconds, self._end - self._clock())
+        seconds = min(seconds, self._end() - self._clock())
         if self._heard.is_set():
             await asyncio.sleep(max(0.0, seconds))
             return
@@ -42,3 +50,10 @@ class FirstSeconds:
                 await self._heard.wait()
         except TimeoutError:
             pass
+
+    def _end(self) -> float:
+        last = self._begun + _UNHEARD * self._seconds
+        if not self._heard.is_set():
+            return last
+        # What other nodes and clients are about to say comes after the first answer of a registry.
+        return min(last, max(self._begun, self._heard_at) + self._seconds)

@@ -19,12 +19,21 @@ def tried(registries: Registries, number: int) -> list[Endpoint]:
     return found
 
 
-def test_those_of_the_settings_come_first_and_then_those_that_were_learned() -> None:
-    """The one in use stays so when a list comes; a lost one is tried again after the others."""
+def test_the_one_in_use_stays_so_when_a_list_comes() -> None:
+    """A lost one is tried again after the others."""
     registries = Registries([ONE, TWO], None)
     registries.turn()
     registries.learn([str(THREE), str(TWO)])
-    assert tried(registries, 4) == [TWO, ONE, THREE, TWO]
+    assert tried(registries, 4) == [TWO, THREE, ONE, TWO]
+
+
+def test_after_a_restart_those_come_first_that_settings_and_registries_name(tmp_path: Path) -> None:
+    """Then those that live by what was said last; one that only the settings name may be gone, or may be new."""
+    file = tmp_path / "registries"
+    file.write_text(f"{THREE}\n{TWO}\n")
+    assert tried(Registries([ONE, TWO], file), 4) == [TWO, THREE, ONE, TWO]
+    own = Endpoint("127.0.0.1", 7401)
+    assert tried(Registries([ONE, own], file), 4) == [own, THREE, TWO, ONE]
 
 
 def test_a_registry_that_has_left_is_tried_no_more(tmp_path: Path) -> None:
@@ -33,9 +42,9 @@ def test_a_registry_that_has_left_is_tried_no_more(tmp_path: Path) -> None:
     registries.learn([str(TWO), str(THREE)])
     registries.turn()
     registries.learn([str(THREE)])
-    assert tried(registries, 3) == [TWO, ONE, THREE]
+    assert tried(registries, 3) == [TWO, THREE, ONE]
     registries = Registries([ONE], tmp_path / "registries")
-    assert tried(registries, 3) == [ONE, THREE, ONE]
+    assert tried(registries, 3) == [THREE, ONE, THREE]
 
 
 def test_what_was_learned_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -46,7 +55,7 @@ def test_what_was_learned_is_there_after_a_restart(tmp_path: Path) -> None:
     registries.learn([])
     assert file.read_text().split() == [str(TWO), str(THREE)]
     assert file.stat().st_mode & 0o077 == 0
-    assert tried(Registries([ONE], file), 3) == [ONE, TWO, THREE]
+    assert tried(Registries([ONE], file), 3) == [TWO, THREE, ONE]
 
 
 @pytest.mark.parametrize("text", ["", "no address\n\0\n", "192.0.2.9\n"])

@@ -50,6 +50,7 @@ async def test_what_is_known_is_not_waited_for(started: Around) -> None:
 
 async def test_an_unknown_name_is_asked_for_once_a_second(started: Around, clock: ManualClock) -> None:
     """By however many visitors, who wait until the first seconds are over, and no longer."""
+    started.first_seconds.heard()
     waiting = [asyncio.ensure_future(started.find()) for _ in range(50)]
     await until(lambda: started.asked.count("registry") == 1)
     await started.first_seconds.wait(0.2)
@@ -64,6 +65,7 @@ async def test_an_unknown_name_is_asked_for_once_a_second(started: Around, clock
 async def test_a_name_that_may_not_be_asked_for_yet_is_asked_for_later(started: Around, clock: ManualClock) -> None:
     """Visitors come with more names at once than are looked up in a second: none is refused for that."""
     started.registered("a")
+    started.first_seconds.heard()
     others = [asyncio.ensure_future(started.find(letter * 16)) for letter in "bcd"]
     await until(lambda: started.asked.count("registry") == 3)
     finding = asyncio.ensure_future(started.find())
@@ -73,6 +75,26 @@ async def test_a_name_that_may_not_be_asked_for_yet_is_asked_for_later(started: 
     assert await finding == ("a", 1)
     clock.now += 3.0
     assert await asyncio.gather(*others) == [None] * 3
+
+
+def test_they_last_until_a_registry_was_heard_for_as_long(clock: ManualClock) -> None:
+    """The first one that is tried may be silent; without any they end nevertheless."""
+    late, never = FirstSeconds(3.0, clock), FirstSeconds(3.0, clock)
+    late.begin()
+    never.begin()
+    clock.now += 6.0
+    assert not late.over
+    late.heard()
+    late.heard()
+    clock.now += 2.9
+    assert not late.over
+    clock.now += 0.1
+    assert late.over
+    assert not never.over
+    clock.now += 3.0
+    assert never.over
+    never.heard()
+    assert never.over
 
 
 async def test_before_the_beginning_and_without_a_time_nobody_waits(around: Around, clock: ManualClock) -> None:
