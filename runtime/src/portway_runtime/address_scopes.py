@@ -49,6 +49,15 @@ def scope_of(address: str) -> Scope:
     return Scope.GLOBAL if found.is_global and not found.is_multicast else Scope.PRIVATE
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by what is written: an address, or `localhost` and names below it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        host = host.lower()
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def expected_scopes(hosts: Collection[str]) -> frozenset[Scope]:
     """The scopes that may be dialled by a process with these addresses of its own: global ones, and the scope of each.
 

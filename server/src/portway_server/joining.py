@@ -5,7 +5,6 @@ Here: which registry is asked, and what becomes of its answer. Not here: the cal
 """
 
 import asyncio
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
 from portway_relay.errors import RelayError
 from portway_relay.membership.joining import Invitation, join, parse_invitation
 from portway_relay.membership.state_folder import StateFolder
+from portway_runtime.address_scopes import is_loopback
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import RuntimeFault
 
@@ -40,7 +40,7 @@ def invitation_of(text: str, source: str, domain: str, at: Endpoint | None) -> I
         raise SetupRefused(str(error)) from None
     if at is not None:
         return replace(found, registry=at)
-    return replace(found, registry=default) if _is_loopback(found.registry.host) else found
+    return replace(found, registry=default) if is_loopback(found.registry.host) else found
 
 
 def join_cluster(
@@ -75,10 +75,3 @@ async def _joined(invitation: Invitation, request: JoinRequest, registry_ca: Pat
             f"no registry was reached at {invitation.registry} within {_PATIENCE:g} s: is the domain right, and does "
             "the first machine serve? --join-at HOST:PORT names another address of a registry's port for clients"
         ) from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -9,6 +9,7 @@ from portway_runtime.address_scopes import (
     allowed_addresses,
     expected_scopes,
     failure_of,
+    is_loopback,
     outcome_of,
     scope_of,
 )
@@ -78,3 +79,21 @@ async def test_what_a_name_leads_to_is_not_told() -> None:
 def test_an_outcome_has_no_details(failure: str, outcome: str) -> None:
     """What another release says of a failure is none of the outcomes, and so is not passed on."""
     assert outcome_of(failure) == outcome
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.0.1", True),
+        ("::1", True),
+        ("LocalHost", True),
+        ("registry.localhost", True),
+        ("192.0.2.1", False),
+        ("0.0.0.0", False),
+        ("localhost.example.com", False),
+    ],
+)
+def test_hosts_that_are_this_machine_by_what_is_written(host: str, here: bool) -> None:
+    """No name is looked up."""
+    assert is_loopback(host) is here

@@ -37,8 +37,8 @@ class Trial:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What visitors of a region had who came during a trial. Seconds: the slowest visit that got its page, and its
-    beginning after that of the trial. `lost`: failed visits that were in progress when a machine died; `failed`: the other ones, by what
-    was said, with their beginnings."""
+    beginning after that of the trial. `lost`: failed visits that were in progress when a machine died; `failed`: the
+    other ones, by what was said, with their beginnings."""
 
     region: str
     number: int

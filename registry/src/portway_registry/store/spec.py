@@ -1,9 +1,10 @@
 """Which store to use: a value, and how it is read from the settings. Not here: opening one."""
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from portway_runtime.address_scopes import is_loopback
 
 from portway_registry.errors import ConfigError
 
@@ -75,11 +76,7 @@ def parse_store(
 
 
 def _on_loopback(endpoint: str) -> bool:
-    host = endpoint.rpartition(":")[0].strip("[]").lower()
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return is_loopback(endpoint.rpartition(":")[0].strip("[]"))
 
 
 def _parse_embedded(rest: str) -> EmbeddedSpec:

@@ -6,10 +6,10 @@ here: connecting (stream.py).
 
 import logging
 from collections.abc import Iterable
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from portway_runtime.address_scopes import is_loopback
 from portway_runtime.endpoints import Endpoint, parse_endpoint
 from portway_runtime.secret_files import replace_file
 
@@ -53,21 +53,16 @@ class Registries:
         try:
             replace_file(self._file, "".join(f"{one}\n" for one in learned).encode())
         except OSError as error:
-            logger.warning("where registries are is not kept", extra={"file": str(self._file), "reason": error.strerror})
+            logger.warning(
+                "where registries are is not kept", extra={"file": str(self._file), "reason": error.strerror}
+            )
 
     def _arrange(self) -> None:
         """The one in use stays so, also when it is listed no more. Then this machine's own, and those that are known
         from both sides: of the others one side is out of date, and a registry that is gone may take seconds to fail."""
-        agreed = [one for one in self._configured if one in self._learned or _is_here(one)]
+        agreed = [one for one in self._configured if one in self._learned or is_loopback(one.host)]
         known = dict.fromkeys((*self._in_order[:1], *agreed, *self._learned, *self._configured))
         self._in_order = list(known)
-
-
-def _is_here(registry: Endpoint) -> bool:
-    try:
-        return ip_address(registry.host).is_loopback
-    except ValueError:
-        return registry.host == "localhost"
 
 
 def _lines(file: Path | None) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Final
 
 from portway_runtime.clocks import Monotonic
 
-# A node whose registry is down tries others, each of which may be silent for seconds: until it has reached one, its first
-# seconds are as many times longer.
+# A node whose registry is down tries others, each of which may be silent for seconds: until it has reached one, its
+# first seconds are as many times longer.
 _UNHEARD: Final = 4
 
 
