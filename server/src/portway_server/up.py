@@ -23,6 +23,7 @@ from portway_server.child import Child, command_as
 from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
 from portway_server.delegation import await_delegation
+from portway_server.environment import for_registry, for_relay
 from portway_server.errors import CallDenied, CallFailed, CannotWrite, ChildEnded
 from portway_server.registry_calls import calling, operators_calls
 from portway_server.writing import acting_as, make_folder
@@ -48,13 +49,13 @@ class Up:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """
-        environment: that of the programs.
+        environment: this process's, of which each program is given what it reads.
         log: the descriptor that their log lines are written to.
         on_ready: called once all is ready, with the first client's line; with "" when there is none.
         on_failure: called with ChildEnded when a program ended by itself: all is to be stopped then.
         """
         self._config = config
-        self._environment = {name: value for name, value in environment.items() if name != "NOTIFY_SOCKET"}
+        self._environment = environment
         self._log = log
         self._on_ready = on_ready
         self._on_failure = on_failure
@@ -81,7 +82,7 @@ class Up:
             await await_delegation(relay.domain, relay.public_address, own.resolver)
         node, token = None, ""
         if registry is not None and own.registry_config is not None:
-            serving = await self._run("portway-registry", own.registry_config, own.registry_user)
+            serving = await self._run_registry(own.registry_config)
             node = await self._run_node() if self._is_member() else None
             await serving.serves()
             token = _token(registry)
@@ -124,16 +125,28 @@ class Up:
         for child in self._children:
             child.reload()
 
-    async def _run_node(self) -> Child:
-        own = self._config.own
-        return await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
+    async def _run_registry(self, settings: Path) -> Child:
+        return await self._run(
+            "portway-registry", settings, for_registry(self._environment), self._config.own.registry_user
+        )
 
-    async def _run(self, program: str, settings: Path, user: str | None, capability: str | None = None) -> Child:
+    async def _run_node(self) -> Child:
+        own, environment = self._config.own, for_relay(self._environment)
+        return await self._run("portway-relay", own.relay_config, environment, own.relay_user, "net_bind_service")
+
+    async def _run(
+        self,
+        program: str,
+        settings: Path,
+        environment: Mapping[str, str],
+        user: str | None,
+        capability: str | None = None,
+    ) -> Child:
         path = Path(sys.executable).with_name(program)
         child = Child(
             program,
             command_as(user, [str(path), "serve", "--config", str(settings)], capability),
-            self._environment,
+            environment,
             log=self._log,
             on_end=self._ended,
             on_failure=self._on_failure,
