@@ -51,7 +51,8 @@ class Up:
         """
         environment: this process's, of which each program is given what it reads.
         log: the descriptor that their log lines are written to.
-        on_ready: called once all is ready, with the first client's line; with "" when there is none.
+        on_ready: called once all is ready, with what to print: the first client's line at the start that made it, at
+            later ones where it is, without the token; "" when there is none.
         on_failure: called with ChildEnded when a program ended by itself: all is to be stopped then.
         """
         self._config = config
@@ -80,7 +81,7 @@ class Up:
         await self._look_at_clock()
         if self._obtains_first_certificates():
             await await_delegation(relay.domain, relay.public_address, own.resolver)
-        node, token = None, ""
+        node, token, line = None, "", ""
         if registry is not None and own.registry_config is not None:
             serving = await self._run_registry(own.registry_config)
             node = await self._run_node() if self._is_member() else None
@@ -94,10 +95,10 @@ class Up:
             try:
                 if registry.acme_directory is not None and registry.tls_cert is None:
                     await _await_certificate(registry, token, own.registry_user)
-                await self._ensure_first_client(registry, token)
+                line = await self._ensure_first_client(registry, token)
             except CallDenied:
                 logger.info("the first admin's token is not valid any more: no first client's token is made")
-        self._on_ready(self._first_client_line())
+        self._on_ready(line or self._where_first_client_is())
 
     def _obtains_first_certificates(self) -> bool:
         """Whether this machine's registry is to obtain the node's certificate by the node's own answers to DNS, and has
@@ -205,31 +206,34 @@ class Up:
             raise CannotWrite(f"cannot give {relay.state_dir} to {own.relay_user}: {error}") from error
         logger.info("this machine's node joined the cluster", extra={"node": relay.name})
 
-    async def _ensure_first_client(self, registry: Config, admin_token: str) -> None:
-        """Make the first client's token, if there was none before. Raises CallFailed and CannotWrite."""
+    async def _ensure_first_client(self, registry: Config, admin_token: str) -> str:
+        """Make the first client's token, if there was none before. Its line; "" when none was made. Raises CallFailed
+        and CannotWrite."""
         path = self._first_client_file()
         if path.exists():
-            return
+            return ""
         async with operators_calls(registry, admin_token, self._config.own.registry_user) as calls:
             if await calls.has_client_tokens():
-                return
+                return ""
             token = await calls.create_client_token(_TENANT, _DESCRIPTION)
-        line = f"PORTWAY_REGISTRY={self._config.own.registry_name} PORTWAY_TOKEN={token}\n"
+        line = f"PORTWAY_REGISTRY={self._config.own.registry_name} PORTWAY_TOKEN={token}"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(path, line.encode())
+            replace_file(path, f"{line}\n".encode())
         except OSError as error:
             raise CannotWrite(f"cannot write to {path}: {error.strerror}") from error
         logger.info("the first client's token is made", extra={"file": str(path)})
+        return line
 
     def _first_client_file(self) -> Path:
         return self._config.own.state_dir / FIRST_CLIENT
 
-    def _first_client_line(self) -> str:
-        try:
-            return self._first_client_file().read_text().strip()
-        except OSError:
-            return ""
+    def _where_first_client_is(self) -> str:
+        """A shell's line too. What supervises `up` may keep what is printed, at each start."""
+        path = self._first_client_file()
+        return (
+            f"PORTWAY_REGISTRY={self._config.own.registry_name}  # PORTWAY_TOKEN is in {path}" if path.exists() else ""
+        )
 
 
 def _token(registry: Config) -> str:

@@ -54,8 +54,8 @@ def test_a_port_that_is_taken_is_named_with_its_program(machines: Machines) -> N
 
 
 def test_one_machine_serves_and_prints_the_first_client_s_line(first: ServerMachine, tmp_path: Path) -> None:
-    """Nothing else is printed; with it a client opens a tunnel, and a visitor gets the page. The next start prints the
-    same line, and the node needs no other invitation."""
+    """Nothing else is printed; with it a client opens a tunnel, and a visitor gets the page. The next start prints
+    where that line is, without the token, and the node needs no other invitation."""
     page = tmp_path / "page"
     page.mkdir()
     (page / "index.html").write_text("hello from the tunnel")
@@ -81,8 +81,11 @@ def test_one_machine_serves_and_prints_the_first_client_s_line(first: ServerMach
         assert up.stop() == 0
         assert up.rest() == ""
     with first.up() as up:
-        assert up.line() == line
+        kept = first.state / "portway-server" / "first-client"
+        assert up.line() == f"PORTWAY_REGISTRY={DOMAIN}  # PORTWAY_TOKEN is in {kept}"
+        assert kept.read_text().strip() == line
         assert up.stop(signal.SIGINT) == 0
+        assert up.rest() == ""
     assert first.log.read_text().count("joined the cluster") == 1
 
 
