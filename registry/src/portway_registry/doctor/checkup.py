@@ -11,10 +11,10 @@ from portway_registry.doctor.certificates import judge_certificates
 from portway_registry.doctor.check import Check
 from portway_registry.doctor.clients import attach, judge_clients
 from portway_registry.doctor.clocks import judge_clocks
+from portway_registry.doctor.delegation import PORT
 from portway_registry.doctor.facts import ClusterFacts
 from portway_registry.doctor.finding import Finding, Severity
 from portway_registry.doctor.links import judge_links
-from portway_registry.doctor.name_servers import PORT
 from portway_registry.doctor.names import judge_names, look_up
 from portway_registry.doctor.nodes import judge_nodes
 from portway_registry.doctor.resolver import Resolver
