@@ -1814,6 +1814,7 @@ class GetHealthResponse(_message.Message):
     MAX_CONNECTIONS_FIELD_NUMBER: _builtins.int
     WANTED_CONNECTIONS_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
     """This registry's clock, in milliseconds since the Unix epoch."""
     version: _builtins.str
@@ -1830,6 +1831,8 @@ class GetHealthResponse(_message.Message):
     wanted_connections: _builtins.int
     created_at_ms: _builtins.int
     """When the cluster was made; 0 when that is not known."""
+    unit: _builtins.str
+    """As in NodeInfo, of this registry."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaHealth]:
         """The registries that live, this one among them."""
@@ -1862,10 +1865,11 @@ class GetHealthResponse(_message.Message):
         max_connections: _builtins.int = ...,
         wanted_connections: _builtins.int = ...,
         created_at_ms: _builtins.int = ...,
+        unit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "geoip", b"geoip", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "certificates", b"certificates", "created_at_ms", b"created_at_ms", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "domain", b"domain", "geoip", b"geoip", "max_connections", b"max_connections", "replicas", b"replicas", "store", b"store", "time_ms", b"time_ms", "version", b"version", "wanted_connections", b"wanted_connections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "certificates", b"certificates", "created_at_ms", b"created_at_ms", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "domain", b"domain", "geoip", b"geoip", "max_connections", b"max_connections", "replicas", b"replicas", "store", b"store", "time_ms", b"time_ms", "unit", b"unit", "version", b"version", "wanted_connections", b"wanted_connections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,7 @@ from portway_registry.doctor.names import judge_names, look_up
 from portway_registry.doctor.nodes import judge_nodes
 from portway_registry.doctor.resolver import Resolver
 from portway_registry.doctor.store import judge_store
+from portway_registry.doctor.units import at_either
 from portway_registry.doctor.upkeep import judge_suffix, judge_upkeep
 from portway_registry.doctor.versions import judge_versions
 from portway_registry.doctor.visitors import judge_visitors, meet
@@ -64,7 +65,8 @@ def no_answer(reason: str) -> Finding:
         "registry",
         f"The registry does not answer: {reason}.",
         "Nothing can be changed, new clients find no node, and most checks cannot be done. Tunnels go on.",
-        "`systemctl status portway-registry` and its log on its machine; `--domain` for what can be seen without it.",
+        f"{at_either('systemctl status', 'portway-registry')}, and its log, on its machine; `--domain` for what can be "
+        "seen without it.",
     )
 
 

@@ -267,6 +267,7 @@ FOR_REGISTRIES: Final = (
     "descriptors",
     "descriptors_used",
     "links",
+    "unit",
 )
 # Those that its other nodes need as well, for DNS answers, and clients do not.
 FOR_NODES: Final = ("addresses", "dns", "zones")
