@@ -99,9 +99,7 @@ def test_an_end_that_no_certificate_has_is_none(end: int) -> None:
     assert last.certificate_end_s == 253_402_300_799
 
 
-@pytest.mark.parametrize(
-    "unit", ["x.service; reboot", "x", "a" * 101 + ".service", "-x.service", "$(x).service"]
-)
+@pytest.mark.parametrize("unit", ["x.service; reboot", "x", "a" * 101 + ".service", "-x.service", "$(x).service"])
 def test_a_unit_without_its_form_is_none(unit: str) -> None:
     """It is a part of commands that are shown to operators."""
     assert node_record(changed(NODE, unit=unit)).unit == ""  # type: ignore[arg-type]
