@@ -149,7 +149,8 @@ async def open_cluster(
     tasks.spawn(failed.run(), name="write failed authentications")
     tasks.spawn(upkeep.run(), name="name the name servers")
     if config.backup_dir is not None:
-        tasks.spawn(DailyBackups(store, config.backup_dir, now_ms).run(), name="back the store up")
+        backups = DailyBackups(store, config.backup_dir, now_ms, created_at_ms=settings.created_at_ms)
+        tasks.spawn(backups.run(), name="back the store up")
     return Cluster(
         settings.cluster_id,
         settings.created_at_ms,
