@@ -15,6 +15,7 @@ from portway_registry.acme.operator_wishes import OperatorWishes
 from portway_registry.dns.static_records import StaticRecords
 from portway_registry.errors import InvalidRequest, NotFound, NotYet
 from portway_registry.nodes.authority_rotation import AuthorityRotation
+from portway_registry.nodes.front_key import FrontKey
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.services.callers import current_caller
 from portway_registry.services.health import Health
@@ -24,6 +25,7 @@ from portway_registry.services.shown_records import (
     by_age,
     certificate_info,
     dns_record,
+    front_key_info,
     grant_key_info,
     invitation_info,
     tenant_info,
@@ -59,6 +61,7 @@ class Admin(AdminServicer):
         tenants: Tenants,
         invitations: Invitations,
         grant_keys: GrantKeys,
+        front_key: FrontKey,
         rotation: AuthorityRotation,
         audit: Audit,
         dns: StaticRecords,
@@ -73,6 +76,7 @@ class Admin(AdminServicer):
         self._tenants = tenants
         self._invitations = invitations
         self._grant_keys = grant_keys
+        self._front_key = front_key
         self._rotation = rotation
         self._audit = audit
         self._certificates = certificates
@@ -222,6 +226,17 @@ class Admin(AdminServicer):
     ) -> pb.RetireGrantKeyResponse:
         key = await self._grant_keys.retire(request.id, force=request.force, by=current_caller.get().name)
         return pb.RetireGrantKeyResponse(key=grant_key_info(key), signing_id=self._grant_keys.signing_id())
+
+    async def ListFrontKeys(  # noqa: N802
+        self, request: pb.ListFrontKeysRequest, context: Any
+    ) -> pb.ListFrontKeysResponse:
+        return pb.ListFrontKeysResponse(keys=map(front_key_info, self._front_key.all()))
+
+    async def RotateFrontKey(  # noqa: N802
+        self, request: pb.RotateFrontKeyRequest, context: Any
+    ) -> pb.RotateFrontKeyResponse:
+        key = await self._front_key.rotate(force=request.force, by=current_caller.get().name)
+        return pb.RotateFrontKeyResponse(key=front_key_info(key))
 
     async def ListAuthorities(  # noqa: N802
         self, request: pb.ListAuthoritiesRequest, context: Any

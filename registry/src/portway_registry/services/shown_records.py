@@ -9,6 +9,7 @@ from portway_registry.access.grant_keys import KeyState, KeyStatus
 from portway_registry.access.tenants import Tenant
 from portway_registry.acme.operator_wishes import CertificateStatus
 from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
+from portway_registry.nodes.front_key import FrontKeyState, FrontKeyStatus
 from portway_registry.state.domain_records import StaticRecord
 from portway_registry.state.records import InvitationRecord, Role, TokenRecord
 
@@ -18,6 +19,11 @@ _KEY_STATES: Final = {
     KeyState.SIGNING: pb.GRANT_KEY_STATE_SIGNING,
     KeyState.VERIFYING: pb.GRANT_KEY_STATE_VERIFYING,
     KeyState.UNREADABLE: pb.GRANT_KEY_STATE_UNREADABLE,
+}
+_FRONT_KEY_STATES: Final = {
+    FrontKeyState.ANNOUNCED: pb.FRONT_KEY_STATE_ANNOUNCED,
+    FrontKeyState.IN_USE: pb.FRONT_KEY_STATE_IN_USE,
+    FrontKeyState.ACCEPTED: pb.FRONT_KEY_STATE_ACCEPTED,
 }
 _AUTHORITY_STATES: Final = {
     AuthorityState.ANNOUNCED: pb.AUTHORITY_STATE_ANNOUNCED,
@@ -56,6 +62,17 @@ def grant_key_info(key: KeyStatus) -> pb.GrantKeyInfo:
         used_until_ms=key.used_until_ms,
         early=key.early,
         unaware_nodes=key.unaware_nodes,
+        unaware_replicas=key.unaware_replicas,
+    )
+
+
+def front_key_info(key: FrontKeyStatus) -> pb.FrontKeyInfo:
+    """A secret of PROXY headers, by its id."""
+    return pb.FrontKeyInfo(
+        id=key.id,
+        state=_FRONT_KEY_STATES[key.state],
+        used_from_ms=key.used_from_ms,
+        accepted_until_ms=key.accepted_until_ms,
         unaware_replicas=key.unaware_replicas,
     )
 
