@@ -160,6 +160,33 @@ def test_a_replica_that_stops_in_order_costs_no_call(named_replicas: Replicas) -
     assert [*calls.failed, *others.failed] == []
 
 
+def test_the_key_of_headers_is_replaced_without_a_failed_call(
+    named_replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several times, at either replica, while clients call through every node; the last time by force, after which
+    calls are answered as before."""
+    mesh = named_replicas.mesh
+    monkeypatch.setattr("portway_registry.nodes.front_key.SETTLED_MS", 0)
+    with Calls(caller_of(mesh, "fra-1")) as calls, Calls(caller_of(mesh, "iad-1")) as others:
+
+        def go_on() -> None:
+            moment = time.monotonic()
+            eventually(lambda: calls.answered_since(moment) > 10 and others.answered_since(moment) > 10)
+
+        go_on()
+        used = set()
+        for _ in range(4):
+            made = mesh.admin.rotate_front_key()
+            eventually(lambda: mesh.admin.front_keys()[0].id == made.id)
+            used.add(made.id)
+            go_on()
+        assert len(used) == 4
+        assert [*calls.failed, *others.failed] == []
+        mesh.admin.rotate_front_key(force=True)
+        assert len(mesh.admin.front_keys()) == 1
+        go_on()
+
+
 def test_a_node_that_stops_lets_go_of_an_operator(named_replicas: Replicas) -> None:
     """Of one that watches, within the grace; its channel goes on through another node."""
     mesh = named_replicas.mesh

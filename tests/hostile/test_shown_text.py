@@ -198,6 +198,12 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     def RetireGrantKey(self, request: Any, context: Any) -> admin_pb2.RetireGrantKeyResponse:
         return admin_pb2.RetireGrantKeyResponse(key=self._grant_key(), signing_id=STEERING)
 
+    def ListFrontKeys(self, request: Any, context: Any) -> admin_pb2.ListFrontKeysResponse:
+        return admin_pb2.ListFrontKeysResponse(keys=[self._front_key()])
+
+    def RotateFrontKey(self, request: Any, context: Any) -> admin_pb2.RotateFrontKeyResponse:
+        return admin_pb2.RotateFrontKeyResponse(key=self._front_key())
+
     def ListAuthorities(self, request: Any, context: Any) -> admin_pb2.ListAuthoritiesResponse:
         return admin_pb2.ListAuthoritiesResponse(authorities=[self._authority()])
 
@@ -291,6 +297,10 @@ class HostileAdmin(admin_pb2_grpc.AdminServicer):
     @staticmethod
     def _grant_key() -> admin_pb2.GrantKeyInfo:
         return admin_pb2.GrantKeyInfo(id=STEERING, unaware_nodes=[STEERING], unaware_replicas=[STEERING])
+
+    @staticmethod
+    def _front_key() -> admin_pb2.FrontKeyInfo:
+        return admin_pb2.FrontKeyInfo(id=STEERING, unaware_replicas=[STEERING])
 
     @staticmethod
     def _tunnel() -> types_pb2.TunnelInfo:

@@ -56,6 +56,8 @@ MAX_ADDRESSES: Final = 8
 # Regions of a cluster. At 30 characters each they take 8 KB of a record.
 MAX_ZONES: Final = 256
 _ZONE: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63}){1,8}")
+# As systemd allows it. It is a part of commands that are shown to operators.
+_UNIT: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z@:._-]{0,99}\.service")
 _KID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _LAST_END: Final = 253_402_300_799  # 9999-12-31 23:59:59 UTC (RFC 5280 §4.1.2.5)
 _SHOWN: Final = 40  # characters of a value in an error
@@ -104,6 +106,7 @@ def node_record(sent: NodeInfo) -> NodeInfo:
         descriptors=sent.descriptors,
         descriptors_used=sent.descriptors_used,
         links=mesh_links(sent.links),
+        unit=sent.unit if _UNIT.fullmatch(sent.unit) else "",
     )
 
 

@@ -89,6 +89,7 @@ def client_services(
         tenants,
         invitations,
         cluster.grant_keys,
+        cluster.hub.front_key,
         cluster.rotation,
         audit,
         StaticRecords(store, views, cluster.dns, audit, now_ms),

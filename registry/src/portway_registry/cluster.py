@@ -31,6 +31,7 @@ from portway_registry.dns.upkeep import DnsUpkeep
 from portway_registry.errors import StoreFull, StoreUnavailable
 from portway_registry.nodes.authority_rotation import AuthorityRotation
 from portway_registry.nodes.certificates import NodeCertificates
+from portway_registry.nodes.front_key import known_keys
 from portway_registry.nodes.hub import Hub
 from portway_registry.nodes.reachability import dialler
 from portway_registry.pki.cluster_authority import ClusterAuthority, stored_authority
@@ -149,7 +150,8 @@ async def open_cluster(
     tasks.spawn(failed.run(), name="write failed authentications")
     tasks.spawn(upkeep.run(), name="name the name servers")
     if config.backup_dir is not None:
-        tasks.spawn(DailyBackups(store, config.backup_dir, now_ms).run(), name="back the store up")
+        backups = DailyBackups(store, config.backup_dir, now_ms, created_at_ms=settings.created_at_ms)
+        tasks.spawn(backups.run(), name="back the store up")
     return Cluster(
         settings.cluster_id,
         settings.created_at_ms,
@@ -195,6 +197,7 @@ async def _join_replicas(
             issuer_id(mesh_certificate.current().certificate, authority.trusted.values()),
             version=VERSION,
             mesh=tuple(map(str, config.mesh_advertise)),
+            front_keys=known_keys(views.front_key.get("")),
         )
 
     replica = Replica(store, describe, lease_seconds=config.lease_seconds)
@@ -202,6 +205,7 @@ async def _join_replicas(
     closing += [replica.close, keeping.close]  # once nothing writes it again
     await _once_reachable(lambda: _published(replica))
     closing.append(calling(views.grant_keys.subscribe(replica.changed)))
+    closing.append(calling(views.front_key.subscribe(replica.changed)))
     closing.append(calling(authority.subscribe(replica.changed)))
     replica.changed()
     keeping.spawn(replica.run(), name="keep it")

@@ -3,6 +3,7 @@
 RelayError
 ├── ConfigError          settings that cannot work, alone or together; says which, and what would do
 ├── JoinError            the cluster does not admit this node, or no longer; says what to do
+│   └── RegistryAway     no registry was reached for so long
 ├── NodeRemoved          the cluster admits this node no more
 ├── RenewalFailed        no registry gave a new certificate now
 ├── Refused              a client's request is refused: a code of the lane protocol, and why
@@ -17,6 +18,7 @@ portway_runtime.errors.
 import math
 
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_QUOTA, Failure, FailureCode
+from portway_runtime.grpc_channels import CallFault
 
 
 class RelayError(Exception):
@@ -29,6 +31,15 @@ class ConfigError(RelayError):
 
 class JoinError(RelayError):
     """The node has no valid certificate, and gets none."""
+
+
+class RegistryAway(JoinError):
+    """No registry was reached for as long as was to be tried. `fault`: why not, of the last call."""
+
+    def __init__(self, fault: CallFault, reason: str) -> None:
+        super().__init__(f"no registry was reached: {reason}")
+        self.fault = fault
+        self.reason = reason
 
 
 class NodeRemoved(RelayError):

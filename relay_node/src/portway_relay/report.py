@@ -6,6 +6,7 @@ from collections import Counter
 
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.descriptors import usage
+from portway_runtime.service_manager import own_unit
 from portway_runtime.version import VERSION
 
 from portway_relay.dns.server import DnsServer
@@ -27,11 +28,12 @@ class Report:
         self._serving = serving
         self._lifecycle = lifecycle
         self._dns = dns
+        self._unit = own_unit()
 
     def info(self) -> NodeInfo:
         """The node as registries and other nodes know it. Its port is open by then."""
         config, advertised = self._base.config, self._base.address.advertised
-        loaded, first_end = self._base.certificates.current(), self._base.expiry.first_end()
+        loaded = self._base.certificates.current()
         used, limit = usage()
         first_end = self._base.expiry.first_end()
         return NodeInfo(
@@ -61,6 +63,7 @@ class Report:
             descriptors=limit,
             descriptors_used=used,
             links=self._routing.peers.links(),
+            unit=self._unit,
         )
 
     def counts(self) -> NodeCounts:

@@ -23,6 +23,7 @@ from portway_relay.mesh.announcer import TunnelAnnouncer
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.requests import PeerRequests
 from portway_relay.parts import Base, RawPortParts, Routing
+from portway_relay.passages.checking import FrontCheck
 from portway_relay.passages.fronts import Fronts
 from portway_relay.passages.measuring import FrontMeasuring
 from portway_relay.passages.passages import Passages
@@ -134,6 +135,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
     passages = Passages(
         carrier,
         fronts,
+        FrontCheck(fronts, carrier, lambda: certificates.current().ca, base.clock, on_failure=base.on_failure),
         config.name,
         limits,
         last_words=Alert.INTERNAL_ERROR.record,

@@ -7,10 +7,12 @@ names. Not here: when a server is ready (run.py).
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 logger = logging.getLogger(__name__)
@@ -18,6 +20,21 @@ logger = logging.getLogger(__name__)
 _VARIABLE: Final = "NOTIFY_SOCKET"
 # Seconds for a service manager that does not take its datagrams; one that works takes them at once.
 _PATIENCE: Final = 1.0
+# A system's unit as the kernel names the group of its processes, perhaps below that of a container with systemd inside.
+_UNIT: Final = re.compile(r"/system\.slice/(?:[^/]+\.slice/)*([^/]+\.service)(?:/|$)")
+_GROUPS: Final = Path("/proc/self/cgroup")
+
+
+def own_unit(groups: Path = _GROUPS) -> str:
+    """The unit of the system's service manager that this process is of, such as "portway-server.service"; "" for
+    none."""
+    try:
+        lines = groups.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    # Of the kernel's hierarchies that which systemd keeps: the second version's, or that by its name of the first.
+    found = [_UNIT.findall(line) for line in lines if line.partition(":")[2].startswith((":", "name=systemd:"))]
+    return next((units[-1] for units in found if units), "")
 
 
 class ServiceManager:

@@ -3,6 +3,7 @@
 Here: which there are, and those of the programs that it runs, read from their own files. Not here: what they do.
 """
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ _RESOLVER_PORT: Final = 53
 
 
 def _resolver(text: str) -> Endpoint:
-    return parse_endpoint(text, default_port=_RESOLVER_PORT)
+    address = parse_endpoint(text, default_port=_RESOLVER_PORT)
+    ipaddress.ip_address(address.host)
+    return address
 
 
 SETTINGS: Final = SettingTable(

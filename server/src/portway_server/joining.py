@@ -11,19 +11,33 @@ from pathlib import Path
 from typing import Final
 
 from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
-from portway_relay.errors import RelayError
+from portway_relay.errors import RegistryAway, RelayError
 from portway_relay.membership.joining import Invitation, join, parse_invitation
 from portway_relay.membership.state_folder import StateFolder
 from portway_runtime.address_scopes import is_loopback
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import RuntimeFault
+from portway_runtime.grpc_channels import CallFault
 
 from portway_server.errors import CannotJoin, SetupRefused
 from portway_server.writing import acting_as
 
 _PUBLIC_PORT: Final = 443
-# Seconds. A person waits; the log says meanwhile what is waited for.
-_PATIENCE: Final = 60.0
+# Seconds after which a registry that is not reached is tried no more: a person waits. One call may take 10 s more.
+_PATIENCE: Final = 5.0
+# What is told of a registry that is not reached, by why not; with what to do.
+_AWAY: Final = {
+    CallFault.UNRESOLVED: "{reason}. Is {host} the cluster's domain, and is it delegated? `portway-server status` on "
+    "the first machine says what the zone above has.",
+    CallFault.CONNECTION_REFUSED: "nothing listens at {at}. Does the first machine run? `portway-server status` there "
+    "says so.",
+    CallFault.TIMED_OUT: "nothing answers at {at}. Is port {port} open in the firewall of the machine there?",
+    CallFault.NOBODY_BEHIND: "a node answers at {at}, and reaches no registry. Does the registry's machine run?",
+    CallFault.UNKNOWN_NAME: "what answers at {at} knows no registry of the name {host}. Is the domain right?",
+    CallFault.NOT_TLS: "what answers at {at} does not speak TLS, as nodes and registries do. Is the address right?",
+}
+_OTHER: Final = "no registry was reached at {at}: {reason}. Is the domain right, and does the first machine serve?"
+_ELSEWHERE: Final = " --join-at HOST:PORT names another address of a registry's port for clients."
 
 
 def invitation_of(text: str, source: str, domain: str, at: Endpoint | None) -> Invitation:
@@ -68,10 +82,12 @@ def join_cluster(
 
 async def _joined(invitation: Invitation, request: JoinRequest, registry_ca: Path | None) -> JoinResponse:
     try:
-        async with asyncio.timeout(_PATIENCE):
-            return await join(invitation, request, registry_ca)
-    except TimeoutError:
-        raise CannotJoin(
-            f"no registry was reached at {invitation.registry} within {_PATIENCE:g} s: is the domain right, and does "
-            "the first machine serve? --join-at HOST:PORT names another address of a registry's port for clients"
-        ) from None
+        return await join(invitation, request, registry_ca, within=_PATIENCE)
+    except RegistryAway as error:
+        raise CannotJoin(away(invitation.registry, error)) from None
+
+
+def away(registry: Endpoint, error: RegistryAway) -> str:
+    """What is told of a registry that was not reached."""
+    told = _AWAY.get(error.fault, _OTHER)
+    return told.format(reason=error.reason, host=registry.host, at=registry, port=registry.port) + _ELSEWHERE

@@ -13,13 +13,15 @@ from typing import Final
 import aiohttp
 from portway_proto.v1.admin_pb2 import ZoneCertificateInfo
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, REACH_FAILED, NodeInfo, NodeState
+from portway_registry.doctor.delegation import Referral, ask_above
+from portway_registry.doctor.resolver import Resolver
 from portway_registry.state.records import waits_for_certificate
 from portway_runtime.clocks import utc_now
 from portway_runtime.endpoints import Endpoint
 
 from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
-from portway_server.delegation import Seen, judge, look
+from portway_server.delegation import judge
 from portway_server.errors import CallFailed
 from portway_server.own_servers import own_servers
 from portway_server.plan import parent_records
@@ -117,7 +119,7 @@ async def _delegation(config: MachineConfig) -> Finding:
         # The domain's servers are other machines, perhaps, and only the cluster knows which.
         return Finding("delegation", Level.BAD, "not judged: this node does not answer DNS")
     addresses = [address for _, found in servers for address in found] or [str(one) for one in own]
-    seen = await look(relay.domain, config.own.resolver)
+    seen = await ask_above(relay.domain, Resolver(config.own.resolver))
     verdict = judge(relay.domain, addresses, seen)
     if verdict.good and not (lacking := unlisted(servers, seen)):
         return Finding("delegation", Level.GOOD, verdict.text)
@@ -129,7 +131,7 @@ async def _delegation(config: MachineConfig) -> Finding:
     return Finding("delegation", Level.BAD, verdict.text, tuple(_records(relay.domain, wanted)))
 
 
-def unlisted(servers: Sequence[tuple[str, tuple[str, ...]]], seen: Seen) -> list[tuple[str, tuple[str, ...]]]:
+def unlisted(servers: Sequence[tuple[str, tuple[str, ...]]], seen: Referral) -> list[tuple[str, tuple[str, ...]]]:
     """Of the cluster's name servers those that the zone above does not name, or with none of their addresses."""
     named = {name: set(addresses) for name, addresses in seen.servers}
     return [(name, addresses) for name, addresses in servers if named.get(name, set()).isdisjoint(addresses)]

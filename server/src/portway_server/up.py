@@ -23,6 +23,7 @@ from portway_server.child import Child, command_as
 from portway_server.clock import clock_ahead, judge_clock
 from portway_server.config import MachineConfig
 from portway_server.delegation import await_delegation
+from portway_server.environment import for_registry, for_relay
 from portway_server.errors import CallDenied, CallFailed, CannotWrite, ChildEnded
 from portway_server.registry_calls import calling, operators_calls
 from portway_server.writing import acting_as, make_folder
@@ -48,13 +49,14 @@ class Up:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """
-        environment: that of the programs.
+        environment: this process's, of which each program is given what it reads.
         log: the descriptor that their log lines are written to.
-        on_ready: called once all is ready, with the first client's line; with "" when there is none.
+        on_ready: called once all is ready, with what to print: the first client's line at the start that made it, at
+            later ones where it is, without the token; "" when there is none.
         on_failure: called with ChildEnded when a program ended by itself: all is to be stopped then.
         """
         self._config = config
-        self._environment = {name: value for name, value in environment.items() if name != "NOTIFY_SOCKET"}
+        self._environment = environment
         self._log = log
         self._on_ready = on_ready
         self._on_failure = on_failure
@@ -79,9 +81,9 @@ class Up:
         await self._look_at_clock()
         if self._obtains_first_certificates():
             await await_delegation(relay.domain, relay.public_address, own.resolver)
-        node, token = None, ""
+        node, token, line = None, "", ""
         if registry is not None and own.registry_config is not None:
-            serving = await self._run("portway-registry", own.registry_config, own.registry_user)
+            serving = await self._run_registry(own.registry_config)
             node = await self._run_node() if self._is_member() else None
             await serving.serves()
             token = _token(registry)
@@ -93,10 +95,10 @@ class Up:
             try:
                 if registry.acme_directory is not None and registry.tls_cert is None:
                     await _await_certificate(registry, token, own.registry_user)
-                await self._ensure_first_client(registry, token)
+                line = await self._ensure_first_client(registry, token)
             except CallDenied:
                 logger.info("the first admin's token is not valid any more: no first client's token is made")
-        self._on_ready(self._first_client_line())
+        self._on_ready(line or self._where_first_client_is())
 
     def _obtains_first_certificates(self) -> bool:
         """Whether this machine's registry is to obtain the node's certificate by the node's own answers to DNS, and has
@@ -124,16 +126,28 @@ class Up:
         for child in self._children:
             child.reload()
 
-    async def _run_node(self) -> Child:
-        own = self._config.own
-        return await self._run("portway-relay", own.relay_config, own.relay_user, "net_bind_service")
+    async def _run_registry(self, settings: Path) -> Child:
+        return await self._run(
+            "portway-registry", settings, for_registry(self._environment), self._config.own.registry_user
+        )
 
-    async def _run(self, program: str, settings: Path, user: str | None, capability: str | None = None) -> Child:
+    async def _run_node(self) -> Child:
+        own, environment = self._config.own, for_relay(self._environment)
+        return await self._run("portway-relay", own.relay_config, environment, own.relay_user, "net_bind_service")
+
+    async def _run(
+        self,
+        program: str,
+        settings: Path,
+        environment: Mapping[str, str],
+        user: str | None,
+        capability: str | None = None,
+    ) -> Child:
         path = Path(sys.executable).with_name(program)
         child = Child(
             program,
             command_as(user, [str(path), "serve", "--config", str(settings)], capability),
-            self._environment,
+            environment,
             log=self._log,
             on_end=self._ended,
             on_failure=self._on_failure,
@@ -192,31 +206,34 @@ class Up:
             raise CannotWrite(f"cannot give {relay.state_dir} to {own.relay_user}: {error}") from error
         logger.info("this machine's node joined the cluster", extra={"node": relay.name})
 
-    async def _ensure_first_client(self, registry: Config, admin_token: str) -> None:
-        """Make the first client's token, if there was none before. Raises CallFailed and CannotWrite."""
+    async def _ensure_first_client(self, registry: Config, admin_token: str) -> str:
+        """Make the first client's token, if there was none before. Its line; "" when none was made. Raises CallFailed
+        and CannotWrite."""
         path = self._first_client_file()
         if path.exists():
-            return
+            return ""
         async with operators_calls(registry, admin_token, self._config.own.registry_user) as calls:
             if await calls.has_client_tokens():
-                return
+                return ""
             token = await calls.create_client_token(_TENANT, _DESCRIPTION)
-        line = f"PORTWAY_REGISTRY={self._config.own.registry_name} PORTWAY_TOKEN={token}\n"
+        line = f"PORTWAY_REGISTRY={self._config.own.registry_name} PORTWAY_TOKEN={token}"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(path, line.encode())
+            replace_file(path, f"{line}\n".encode())
         except OSError as error:
             raise CannotWrite(f"cannot write to {path}: {error.strerror}") from error
         logger.info("the first client's token is made", extra={"file": str(path)})
+        return line
 
     def _first_client_file(self) -> Path:
         return self._config.own.state_dir / FIRST_CLIENT
 
-    def _first_client_line(self) -> str:
-        try:
-            return self._first_client_file().read_text().strip()
-        except OSError:
-            return ""
+    def _where_first_client_is(self) -> str:
+        """A shell's line too. What supervises `up` may keep what is printed, at each start."""
+        path = self._first_client_file()
+        return (
+            f"PORTWAY_REGISTRY={self._config.own.registry_name}  # PORTWAY_TOKEN is in {path}" if path.exists() else ""
+        )
 
 
 def _token(registry: Config) -> str:

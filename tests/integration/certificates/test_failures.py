@@ -8,7 +8,7 @@ import pytest
 from portway_proto.v1.admin_pb2 import RevokeZoneCertificateRequest
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.certificate_operator import operating
-from portway_testkit.clusters.pebble import Pebble
+from portway_testkit.clusters.pebble import Pebble, TxtRecords
 from portway_testkit.clusters.registry import LOOPBACK, Pki
 
 FRA = "fra.tunnels.example"
@@ -49,6 +49,25 @@ async def test_operators_are_told_and_it_is_tried_again(
             await operator.node.until(lambda: FRA in operator.node.zones)
     finally:
         pebble.mend_dns(CHALLENGE)
+
+
+async def test_a_fault_of_the_registry_itself_is_told_where_failures_are(
+    pki: Pki, tmp_path: Path, pebble: Pebble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a process that may have no further thread: in the log alone it would be overlooked."""
+
+    async def fail(self: TxtRecords, name: str, value: str) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(TxtRecords, "publish", fail)
+        async with operating(pebble.config(pki, tmp_path), pebble, pki) as operator:
+            failed = await operator.until(lambda now: now.failures > 0)
+            assert failed.failure == "the registry itself failed: RuntimeError: can't start new thread"
+            assert failed.retry_at_ms > failed.failed_at_ms
+            assert await operator.complaints() == [f"the certificate of {FRA} is not obtained: {failed.failure}"]
+            faulty.undo()
+            assert (await operator.renew()).failures == 0
 
 
 async def test_a_server_that_is_away_is_tried_again(pki: Pki, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,41 @@ def test_a_join_that_cannot_be_says_why_and_writes_no_settings(
             done = join(second, "--token-file", file)
         assert done.returncode == 1
         assert "region" in done.stderr
+    assert not second.settings.exists()
+
+
+@pytest.mark.parametrize("how", ["unresolved", "refused", "silent", "untrusted"])
+def test_a_registry_that_is_not_reached_is_soon_told(machines: Machines, tmp_path: Path, how: str) -> None:
+    """Each reason by itself, with what to do about it. A person waits."""
+    first, second = machines
+    file = tmp_path / "invitation"
+    file.write_text(f"pwj_abc_{'a' * 32}")
+    expected = {
+        "unresolved": f"the name {DOMAIN} does not resolve",
+        "refused": f"nothing listens at {DOMAIN}:443",
+        "silent": f"nothing answers at {DOMAIN}:443. Is port 443 open",
+        "untrusted": "its certificate is not from one of the system's CAs",
+    }[how]
+    if how == "unresolved":  # as a resolver says it of a name that is not there
+        second.machine.set_file("hosts", "127.0.0.1 localhost\n")
+        second.machine.set_file("nsswitch.conf", "hosts: files\n")
+    with ExitStack() as held:
+        if how == "silent":  # the kernel takes the connection, and nobody reads
+            holder = "import signal, socket; held = socket.create_server(('', 443)); print('here'); signal.pause()"
+            listening = first.machine.program(program("python"), "-uc", holder, log=first.log)
+            assert held.enter_context(listening).line() == "here"
+        if how == "untrusted":
+            certificates = first.by_hand("fra")
+            done = first.machine.run(program("portway-server"), "init", "--domain", DOMAIN, *certificates)
+            assert done.returncode == 0, done.stderr
+            held.enter_context(first.up()).line()
+        began = time.monotonic()
+        command = (program("portway-server"), "join", DOMAIN, "--token-file", file)
+        done = second.machine.run(*command, *second.by_hand("iad"))
+        took = time.monotonic() - began
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert took < 20
     assert not second.settings.exists()
 
 

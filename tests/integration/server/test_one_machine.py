@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from portway_testkit.clusters.server_machines import DOMAIN, ServerMachine, program, programs_of
+from portway_testkit.clusters.server_machines import DOMAIN, ServerMachine, environment_of, program, programs_of
 from portway_testkit.processes.children import has_ended
 from portway_testkit.processes.service_manager import FakeServiceManager
 from portway_testkit.waiting import eventually
@@ -54,8 +54,8 @@ def test_a_port_that_is_taken_is_named_with_its_program(machines: Machines) -> N
 
 
 def test_one_machine_serves_and_prints_the_first_client_s_line(first: ServerMachine, tmp_path: Path) -> None:
-    """Nothing else is printed; with it a client opens a tunnel, and a visitor gets the page. The next start prints the
-    same line, and the node needs no other invitation."""
+    """Nothing else is printed; with it a client opens a tunnel, and a visitor gets the page. The next start prints
+    where that line is, without the token, and the node needs no other invitation."""
     page = tmp_path / "page"
     page.mkdir()
     (page / "index.html").write_text("hello from the tunnel")
@@ -81,9 +81,28 @@ def test_one_machine_serves_and_prints_the_first_client_s_line(first: ServerMach
         assert up.stop() == 0
         assert up.rest() == ""
     with first.up() as up:
-        assert up.line() == line
+        kept = first.state / "portway-server" / "first-client"
+        assert up.line() == f"PORTWAY_REGISTRY={DOMAIN}  # PORTWAY_TOKEN is in {kept}"
+        assert kept.read_text().strip() == line
         assert up.stop(signal.SIGINT) == 0
+        assert up.rest() == ""
     assert first.log.read_text().count("joined the cluster") == 1
+
+
+def test_the_programs_are_given_no_secret_of_the_environment(first: ServerMachine) -> None:
+    """The relay faces strangers, and an operator's shell has more in it than the relay's settings."""
+    secrets = {"PORTWAY_JOIN": "pwj_a_b", "AWS_SECRET_ACCESS_KEY": "secret"}
+    settings = {"PORTWAY_REGISTRY_MAX_TUNNELS": "7", "PORTWAY_RELAY_MAX_SESSIONS": "77"}
+    with first.up(secrets | settings | {"LANG": "C.UTF-8"}) as up:
+        up.line()
+        given = {name: environment_of(pid) for name, pid in programs_of(up.pid).items()}
+        assert up.stop() == 0
+    assert not [name for one in given.values() for name in secrets if name in one]
+    assert {one["LANG"] for one in given.values()} == {"C.UTF-8"}
+    assert {name: settings.keys() & one.keys() for name, one in given.items()} == {
+        "portway-registry": {"PORTWAY_REGISTRY_MAX_TUNNELS"},
+        "portway-relay": {"PORTWAY_RELAY_MAX_SESSIONS"},
+    }
 
 
 @pytest.mark.parametrize("killed", ["portway-registry", "portway-relay"])

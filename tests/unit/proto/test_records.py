@@ -45,6 +45,7 @@ NODE = NodeInfo(
     dns_version=8,
     descriptors=1_024,
     descriptors_used=100,
+    unit="portway-relay@1.service",
     links=[MeshLink(node="lon-1", round_trip_us=11_000), MeshLink(node="iad-1", failure="refused")],
 )
 TUNNEL = TunnelInfo(
@@ -96,6 +97,12 @@ def test_an_end_that_no_certificate_has_is_none(end: int) -> None:
     assert node_record(changed(NODE, certificate_end_s=end)).certificate_end_s == 0  # type: ignore[arg-type]
     last = node_record(changed(NODE, certificate_end_s=253_402_300_799))  # type: ignore[arg-type]
     assert last.certificate_end_s == 253_402_300_799
+
+
+@pytest.mark.parametrize("unit", ["x.service; reboot", "x", "a" * 101 + ".service", "-x.service", "$(x).service"])
+def test_a_unit_without_its_form_is_none(unit: str) -> None:
+    """It is a part of commands that are shown to operators."""
+    assert node_record(changed(NODE, unit=unit)).unit == ""  # type: ignore[arg-type]
 
 
 def test_every_field_of_a_tunnel_is_copied() -> None:
@@ -190,6 +197,7 @@ def test_the_largest_records_are_as_large_as_is_said() -> None:
         )
     )
     node.ClearField("links")
+    node.ClearField("unit")
     assert node.ByteSize() < 1_500
     tunnel = changed(TUNNEL, node="a" * 63, region="a" * 63, tenant="a" * 64, token_id="a" * 64, host="a" * 253)
     assert tunnel_record(tunnel).ByteSize() < 920  # type: ignore[arg-type]

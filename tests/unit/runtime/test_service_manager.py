@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from portway_runtime import service_manager as module
-from portway_runtime.service_manager import ServiceManager
+from portway_runtime.service_manager import ServiceManager, own_unit
 from portway_testkit.processes.service_manager import FakeServiceManager
 
 
@@ -68,3 +68,28 @@ def test_one_that_reads_nothing_holds_nobody_up(
                 flood.sendto(b"x", address)
         ServiceManager({"NOTIFY_SOCKET": address}).ready()
     assert "the service manager is not told" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("groups", "unit"),
+    [
+        ("0::/system.slice/portway-server.service\n", "portway-server.service"),
+        ("0::/system.slice/portway-server.service/payload\n", "portway-server.service"),
+        (r"0::/system.slice/system-portway\x2drelay.slice/portway-relay@2.service", "portway-relay@2.service"),
+        ("0::/machine.slice/fra.scope/payload/system.slice/portway-relay.service", "portway-relay.service"),
+        (
+            "12:pids:/system.slice/x.service\n9:name=systemd:/system.slice/portway-relay.service",
+            "portway-relay.service",
+        ),
+        ("0::/user.slice/user-0.slice/user@0.service/app.slice/portway.service", ""),  # systemctl needs --user
+        ("0::/system.slice/docker-0123.scope", ""),
+        ("0::/kubepods.slice/kubepods-pod1.slice", ""),
+        ("0::/\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_unit_of_a_process_is_known_by_its_group(groups: str, unit: str, tmp_path: Path) -> None:
+    """As the kernel says it, in both versions of groups, below containers too; without a unit it is nothing."""
+    (tmp_path / "cgroup").write_text(groups)
+    assert own_unit(tmp_path / "cgroup") == unit
+    assert own_unit(tmp_path / "missing") == ""

@@ -12,7 +12,7 @@ from portway_proto.v1.types_pb2 import (
     REACH_REACHED,
     NodeInfo,
 )
-from portway_server.delegation import Seen
+from portway_registry.doctor.delegation import Referral
 from portway_server.status import Level, certificate_failure, certificates_of, node_finding, unlisted
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -91,6 +91,6 @@ def test_a_certificate_that_is_not_there_says_why(until: int, failures: int, lev
 def test_name_servers_that_the_zone_above_does_not_name_are_found() -> None:
     """And those that it has an older address of."""
     known = [(f"ns{number}.tun.example.com", (f"192.0.2.{number}",)) for number in (1, 2, 3)]
-    led = Seen("example.com", servers=(known[0], ("ns2.tun.example.com", ("192.0.2.99",))))
+    led = Referral("example.com", servers=(known[0], ("ns2.tun.example.com", ("192.0.2.99",))))
     assert unlisted(known, led) == known[1:]
     assert unlisted(known[:1], led) == []

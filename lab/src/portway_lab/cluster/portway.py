@@ -49,13 +49,15 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class RegistryPlan:
-    """A registry to start; without `store` it has an embedded store in a file. `flags` go after its command line."""
+    """A registry to start; without `store` it has an embedded store in a file. `flags` go after its command line;
+    `program` runs in place of portway-registry, with its arguments."""
 
     host: str = LOOPBACK
     port: int = 0
     prefix: tuple[str, ...] = ()
     store: str = ""
     flags: tuple[str, ...] = ()
+    program: tuple[str, ...] = (str(_PROGRAMS / "portway-registry"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ def _start_registry(
         name,
         [
             *plan.prefix,
-            _PROGRAMS / "portway-registry",
+            *plan.program,
             "serve",
             *("--listen", f"{plan.host}:{plan.port}"),
             *("--mesh-listen", f"{plan.host}:0"),

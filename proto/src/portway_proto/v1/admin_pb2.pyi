@@ -124,6 +124,31 @@ GRANT_KEY_STATE_UNREADABLE: GrantKeyState.ValueType  # 4
 """The record in the store cannot be read; nobody uses it."""
 Global___GrantKeyState: _TypeAlias = GrantKeyState  # noqa: Y015
 
+class _FrontKeyState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FrontKeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FrontKeyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FRONT_KEY_STATE_UNSPECIFIED: _FrontKeyState.ValueType  # 0
+    FRONT_KEY_STATE_ANNOUNCED: _FrontKeyState.ValueType  # 1
+    """Registry replicas accept headers by it, and no node writes them yet."""
+    FRONT_KEY_STATE_IN_USE: _FrontKeyState.ValueType  # 2
+    """Nodes write headers by it."""
+    FRONT_KEY_STATE_ACCEPTED: _FrontKeyState.ValueType  # 3
+    """It was replaced; headers by it are accepted."""
+
+class FrontKeyState(_FrontKeyState, metaclass=_FrontKeyStateEnumTypeWrapper): ...
+
+FRONT_KEY_STATE_UNSPECIFIED: FrontKeyState.ValueType  # 0
+FRONT_KEY_STATE_ANNOUNCED: FrontKeyState.ValueType  # 1
+"""Registry replicas accept headers by it, and no node writes them yet."""
+FRONT_KEY_STATE_IN_USE: FrontKeyState.ValueType  # 2
+"""Nodes write headers by it."""
+FRONT_KEY_STATE_ACCEPTED: FrontKeyState.ValueType  # 3
+"""It was replaced; headers by it are accepted."""
+Global___FrontKeyState: _TypeAlias = FrontKeyState  # noqa: Y015
+
 class _AuthorityState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1229,6 +1254,122 @@ class RetireGrantKeyResponse(_message.Message):
 Global___RetireGrantKeyResponse: _TypeAlias = RetireGrantKeyResponse  # noqa: Y015
 
 @_typing.final
+class FrontKeyInfo(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    USED_FROM_MS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    UNAWARE_REPLICAS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The first 16 hexadecimal digits of a hash."""
+    state: Global___FrontKeyState.ValueType
+    used_from_ms: _builtins.int
+    """When nodes use it, at the latest, or began to; 0 for one that was replaced."""
+    accepted_until_ms: _builtins.int
+    """Until when headers by it are accepted; 0 while it is in use or announced."""
+    @_builtins.property
+    def unaware_replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Registry replicas that live and do not know an announced one, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        state: Global___FrontKeyState.ValueType = ...,
+        used_from_ms: _builtins.int = ...,
+        accepted_until_ms: _builtins.int = ...,
+        unaware_replicas: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_until_ms", b"accepted_until_ms", "id", b"id", "state", b"state", "unaware_replicas", b"unaware_replicas", "used_from_ms", b"used_from_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrontKeyInfo: _TypeAlias = FrontKeyInfo  # noqa: Y015
+
+@_typing.final
+class ListFrontKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFrontKeysRequest: _TypeAlias = ListFrontKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListFrontKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrontKeyInfo]:
+        """The one in use first."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___FrontKeyInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFrontKeysResponse: _TypeAlias = ListFrontKeysResponse  # noqa: Y015
+
+@_typing.final
+class RotateFrontKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORCE_FIELD_NUMBER: _builtins.int
+    force: _builtins.bool
+    """Nodes use it at once, known to replicas or not, and headers by no other one are accepted."""
+    def __init__(
+        self,
+        *,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateFrontKeyRequest: _TypeAlias = RotateFrontKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateFrontKeyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___FrontKeyInfo:
+        """The one that was made, or that was announced already."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___FrontKeyInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateFrontKeyResponse: _TypeAlias = RotateFrontKeyResponse  # noqa: Y015
+
+@_typing.final
 class AuthorityInfo(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1814,6 +1955,7 @@ class GetHealthResponse(_message.Message):
     MAX_CONNECTIONS_FIELD_NUMBER: _builtins.int
     WANTED_CONNECTIONS_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
     """This registry's clock, in milliseconds since the Unix epoch."""
     version: _builtins.str
@@ -1830,6 +1972,8 @@ class GetHealthResponse(_message.Message):
     wanted_connections: _builtins.int
     created_at_ms: _builtins.int
     """When the cluster was made; 0 when that is not known."""
+    unit: _builtins.str
+    """As in NodeInfo, of this registry."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaHealth]:
         """The registries that live, this one among them."""
@@ -1862,10 +2006,11 @@ class GetHealthResponse(_message.Message):
         max_connections: _builtins.int = ...,
         wanted_connections: _builtins.int = ...,
         created_at_ms: _builtins.int = ...,
+        unit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "geoip", b"geoip", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "certificates", b"certificates", "created_at_ms", b"created_at_ms", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "domain", b"domain", "geoip", b"geoip", "max_connections", b"max_connections", "replicas", b"replicas", "store", b"store", "time_ms", b"time_ms", "version", b"version", "wanted_connections", b"wanted_connections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "certificates", b"certificates", "created_at_ms", b"created_at_ms", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "domain", b"domain", "geoip", b"geoip", "max_connections", b"max_connections", "replicas", b"replicas", "store", b"store", "time_ms", b"time_ms", "unit", b"unit", "version", b"version", "wanted_connections", b"wanted_connections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

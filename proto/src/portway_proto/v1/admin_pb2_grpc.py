@@ -129,6 +129,16 @@ class AdminStub(object):
                 request_serializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyResponse.FromString,
                 _registered_method=True)
+        self.ListFrontKeys = channel.unary_unary(
+                '/portway.v1.Admin/ListFrontKeys',
+                request_serializer=portway_dot_v1_dot_admin__pb2.ListFrontKeysRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.ListFrontKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateFrontKey = channel.unary_unary(
+                '/portway.v1.Admin/RotateFrontKey',
+                request_serializer=portway_dot_v1_dot_admin__pb2.RotateFrontKeyRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_admin__pb2.RotateFrontKeyResponse.FromString,
+                _registered_method=True)
         self.ListAuthorities = channel.unary_unary(
                 '/portway.v1.Admin/ListAuthorities',
                 request_serializer=portway_dot_v1_dot_admin__pb2.ListAuthoritiesRequest.SerializeToString,
@@ -311,6 +321,21 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFrontKeys(self, request, context):
+        """The secrets that nodes' keys for PROXY headers are made of, by their ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateFrontKey(self, request, context):
+        """Makes the next one, which nodes use as soon as every registry replica knows it. While one is announced already no
+        other is made. FAILED_PRECONDITION shortly after one has come into use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAuthorities(self, request, context):
         """The cluster's CAs, without their keys, and who does not know or still uses each.
         """
@@ -487,6 +512,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RetireGrantKey,
                     request_deserializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyRequest.FromString,
                     response_serializer=portway_dot_v1_dot_admin__pb2.RetireGrantKeyResponse.SerializeToString,
+            ),
+            'ListFrontKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFrontKeys,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.ListFrontKeysRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.ListFrontKeysResponse.SerializeToString,
+            ),
+            'RotateFrontKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateFrontKey,
+                    request_deserializer=portway_dot_v1_dot_admin__pb2.RotateFrontKeyRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_admin__pb2.RotateFrontKeyResponse.SerializeToString,
             ),
             'ListAuthorities': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuthorities,
@@ -1057,6 +1092,60 @@ class Admin(object):
             '/portway.v1.Admin/RetireGrantKey',
             portway_dot_v1_dot_admin__pb2.RetireGrantKeyRequest.SerializeToString,
             portway_dot_v1_dot_admin__pb2.RetireGrantKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFrontKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/ListFrontKeys',
+            portway_dot_v1_dot_admin__pb2.ListFrontKeysRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.ListFrontKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateFrontKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Admin/RotateFrontKey',
+            portway_dot_v1_dot_admin__pb2.RotateFrontKeyRequest.SerializeToString,
+            portway_dot_v1_dot_admin__pb2.RotateFrontKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,12 @@ class AdminStub:
     """
     RetireGrantKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetireGrantKeyRequest, _admin_pb2.RetireGrantKeyResponse]
     """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured."""
+    ListFrontKeys: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListFrontKeysRequest, _admin_pb2.ListFrontKeysResponse]
+    """The secrets that nodes' keys for PROXY headers are made of, by their ids."""
+    RotateFrontKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateFrontKeyRequest, _admin_pb2.RotateFrontKeyResponse]
+    """Makes the next one, which nodes use as soon as every registry replica knows it. While one is announced already no
+    other is made. FAILED_PRECONDITION shortly after one has come into use.
+    """
     ListAuthorities: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuthoritiesRequest, _admin_pb2.ListAuthoritiesResponse]
     """The cluster's CAs, without their keys, and who does not know or still uses each."""
     RotateAuthority: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateAuthorityRequest, _admin_pb2.RotateAuthorityResponse]
@@ -117,6 +123,12 @@ class AdminAsyncStub(AdminStub):
     """
     RetireGrantKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetireGrantKeyRequest, _admin_pb2.RetireGrantKeyResponse]  # type: ignore[assignment]
     """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured."""
+    ListFrontKeys: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListFrontKeysRequest, _admin_pb2.ListFrontKeysResponse]  # type: ignore[assignment]
+    """The secrets that nodes' keys for PROXY headers are made of, by their ids."""
+    RotateFrontKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateFrontKeyRequest, _admin_pb2.RotateFrontKeyResponse]  # type: ignore[assignment]
+    """Makes the next one, which nodes use as soon as every registry replica knows it. While one is announced already no
+    other is made. FAILED_PRECONDITION shortly after one has come into use.
+    """
     ListAuthorities: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuthoritiesRequest, _admin_pb2.ListAuthoritiesResponse]  # type: ignore[assignment]
     """The cluster's CAs, without their keys, and who does not know or still uses each."""
     RotateAuthority: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateAuthorityRequest, _admin_pb2.RotateAuthorityResponse]  # type: ignore[assignment]
@@ -286,6 +298,24 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RetireGrantKeyResponse, _abc.Awaitable[_admin_pb2.RetireGrantKeyResponse]]:
         """Deletes a key. FAILED_PRECONDITION while it signs, and while grants that it signed may be honoured."""
+
+    @_abc_1.abstractmethod
+    def ListFrontKeys(
+        self,
+        request: _admin_pb2.ListFrontKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListFrontKeysResponse, _abc.Awaitable[_admin_pb2.ListFrontKeysResponse]]:
+        """The secrets that nodes' keys for PROXY headers are made of, by their ids."""
+
+    @_abc_1.abstractmethod
+    def RotateFrontKey(
+        self,
+        request: _admin_pb2.RotateFrontKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RotateFrontKeyResponse, _abc.Awaitable[_admin_pb2.RotateFrontKeyResponse]]:
+        """Makes the next one, which nodes use as soon as every registry replica knows it. While one is announced already no
+        other is made. FAILED_PRECONDITION shortly after one has come into use.
+        """
 
     @_abc_1.abstractmethod
     def ListAuthorities(

@@ -123,6 +123,7 @@ class NodeInfo(_message.Message):
     DESCRIPTORS_FIELD_NUMBER: _builtins.int
     DESCRIPTORS_USED_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the cluster: lower-case letters, digits and dashes."""
     region: _builtins.str
@@ -171,6 +172,8 @@ class NodeInfo(_message.Message):
     descriptors: _builtins.int
     """How many file descriptors its process may have, and has in use; 0 when that is not known."""
     descriptors_used: _builtins.int
+    unit: _builtins.str
+    """The service manager's unit that runs it, such as "portway-server.service"; empty when there is none."""
     @_builtins.property
     def grant_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ids of the grant keys that it verifies grants with, sorted; at most 32."""
@@ -227,10 +230,11 @@ class NodeInfo(_message.Message):
         descriptors: _builtins.int = ...,
         descriptors_used: _builtins.int = ...,
         links: _abc.Iterable[Global___MeshLink] | None = ...,
+        unit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "clock_ahead_s", b"clock_ahead_s", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "dns", b"dns", "dns_version", b"dns_version", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "links", b"links", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "version", b"version", "visits", b"visits", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "authorities", b"authorities", "certificate_authority", b"certificate_authority", "certificate_end_s", b"certificate_end_s", "clock_ahead_s", b"clock_ahead_s", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "dns", b"dns", "dns_version", b"dns_version", "domain", b"domain", "grant_keys", b"grant_keys", "host", b"host", "lacking_regions", b"lacking_regions", "latitude", b"latitude", "links", b"links", "longitude", b"longitude", "max_sessions", b"max_sessions", "name", b"name", "port", b"port", "reach", b"reach", "reach_failure", b"reach_failure", "region", b"region", "server_name", b"server_name", "sessions", b"sessions", "started_at_ms", b"started_at_ms", "state", b"state", "tunnels", b"tunnels", "unaware_clients", b"unaware_clients", "unit", b"unit", "version", b"version", "visits", b"visits", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,6 +17,7 @@ from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.backoff import jittered
 from portway_runtime.certificates import CertifiedKey
 from portway_runtime.clocks import Monotonic
+from portway_runtime.printable import printable_line
 from portway_runtime.rates import TokenBucket
 from portway_runtime.tasks import Tasks
 
@@ -52,8 +53,9 @@ _ORDERS_PER_SECOND: Final = 250 / (3 * 3600)
 _ORDERS_AT_ONCE: Final = 200
 _CONTENDED: Final = "the certificate's record changed at each try to write it"
 _ASK_AFTER_FAILURE_MS: Final = 6 * 3_600_000
-# Seconds after a fault of this program itself.
+# Seconds after a fault of this program itself that could not be stored.
 _AFTER_FAULT: Final = 60.0
+_LONGEST_FAULT: Final = 300  # characters
 
 
 class Keeper:
@@ -154,6 +156,12 @@ class Keeper:
                 await self._carry_out(step, zone, names)
             except AcmeFailed as failed:
                 await self._failed(step, zone, failed)
+            except (StoreUnavailable, LeaseLost):
+                raise
+            except Exception as error:  # operators look where all failures are, and not at a traceback alone
+                logger.exception("certificate not obtained", extra={"zone": zone})
+                what = printable_line(f"{type(error).__name__}: {error}")[:_LONGEST_FAULT]
+                await self._failed(step, zone, AcmeFailed(f"the registry itself failed: {what}"))
             self._postponed.pop(zone, None)
         except (StoreUnavailable, LeaseLost) as error:
             logger.warning("certificates wait for the store", extra={"zone": zone, "reason": str(error)})

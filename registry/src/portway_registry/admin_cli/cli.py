@@ -14,6 +14,7 @@ from portway_registry.admin_cli.certificate import certificate
 from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions
 from portway_registry.admin_cli.dns import dns
 from portway_registry.admin_cli.doctor import doctor
+from portway_registry.admin_cli.front_key import front_key
 from portway_registry.admin_cli.grant_key import grant_key
 from portway_registry.admin_cli.invitation import invitation
 from portway_registry.admin_cli.node import node
@@ -47,6 +48,7 @@ _PLURALS: Final = {
     "tenants": "tenant",
     "tokens": "token",
     "grant-keys": "grant-key",
+    "front-keys": "front-key",
     "certificates": "certificate",
 }
 
@@ -123,6 +125,7 @@ for _command in (
     tenant,
     token,
     grant_key,
+    front_key,
     ca_group,
     certificate,
     dns,

@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar, cast
 
 import click
 import grpc
+from portway_proto.v1.admin_pb2 import GetNodeRequest
 from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_runtime.endpoints import Endpoint, parse_endpoint, parse_registry
 from portway_runtime.errors import CertificateError, NoThread, ProxyFailed, SettingsError
@@ -36,7 +37,7 @@ from portway_runtime.trusted_roots import system_roots
 
 # Seconds. A person waits at the prompt.
 _CALL_TIMEOUT: Final = 10.0
-_CONNECT_TIMEOUT: Final = 3.0
+_ANSWERED_WITHIN: Final = 3.0
 # Seconds for which a registry is waited for that refuses the connection, or whose name cannot be resolved: in a script
 # that starts a machine both come a little late. A person who has mistyped an address waits as long.
 _PATIENCE: Final = 5.0
@@ -171,7 +172,7 @@ class GlobalOptions:
             raise Failure(f"no registry can be asked: {error}", ExitCode.REFUSED) from None
         token, patience = self._read_token(), _Patience()
         with ExitStack() as held:
-            address, channel = self._channel(patience, held)
+            address, channel = self._channel(token, patience, held)
             held.enter_context(channel)
             try:
                 yield AdminCalls(address, channel, token, patience)
@@ -211,21 +212,18 @@ class GlobalOptions:
         reason = reason_of(code.name, details or code.name, words)
         return Failure(f"cannot reach the registry at {address}: {reason}", exit_code)
 
-    def _channel(self, patience: _Patience, held: ExitStack) -> tuple[str, grpc.Channel]:
-        """The first registry of the list that accepts a connection, as for clients; the last one without a try. `held`
-        gets what the channel needs beside itself."""
+    def _channel(self, token: str, patience: _Patience, held: ExitStack) -> tuple[str, grpc.Channel]:
+        """The first registry of the list that answers; the last one without a try. `held` gets what the channel needs
+        beside itself."""
         addresses = _parse_registries(self.registry)
         credentials = grpc.ssl_channel_credentials(_read(self.ca, "CA file", read_pem) if self.ca else _system_roots())
         if self.proxy and not is_direct(self.proxy):
-            return _channel_through(self.proxy.strip(), addresses, credentials, held)
+            return _channel_through(self.proxy.strip(), addresses, credentials, token, held)
         for address in addresses[:-1]:
             channel = _channel_to(address, credentials)
-            try:
-                grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT)
-            except grpc.FutureTimeoutError:
-                channel.close()
-            else:
+            if _answers(channel, token):
                 return address, channel
+            channel.close()
         return addresses[-1], _channel_to(addresses[-1], credentials, patience)
 
     def _read_token(self) -> str:
@@ -250,10 +248,22 @@ def _system_roots() -> bytes | None:
         raise click.UsageError(f"the system's CAs cannot be used: {error}; or give --ca FILE") from None
 
 
+def _answers(channel: grpc.Channel, token: str) -> bool:
+    """Whether a registry answers a call, whatever it says. One that accepts connections may answer none; what is asked
+    changes nothing, so that another one can be asked for what the operator wants."""
+    metadata = (("authorization", f"Bearer {token}"),)
+    try:
+        AdminStub(channel).GetNode(GetNodeRequest(), metadata=metadata, timeout=_ANSWERED_WITHIN, wait_for_ready=True)
+    except grpc.RpcError as error:
+        return _EXIT_CODES.get(cast("grpc.Call", error).code()) is not ExitCode.UNREACHABLE
+    return True
+
+
 def _channel_through(
-    url: str, addresses: list[str], credentials: grpc.ChannelCredentials, held: ExitStack
+    url: str, addresses: list[str], credentials: grpc.ChannelCredentials, token: str, held: ExitStack
 ) -> tuple[str, grpc.Channel]:
-    """The first registry that the proxy connects to. Raises Failure, and UsageError for the proxy's URL."""
+    """The first registry that the proxy connects to, and that answers; the last one without a try. Raises Failure, and
+    UsageError for the proxy's URL."""
     try:
         proxy = parse_proxy(url, "PORTWAY_PROXY (--proxy)")
     except SettingsError as error:
@@ -264,8 +274,12 @@ def _channel_through(
             target, options = held.enter_context(open_door(proxy, parse_endpoint(address)))
         except (ProxyFailed, NoThread) as error:
             failures.append(f"cannot reach the registry at {address}: {error}")
-        else:
-            return address, grpc.secure_channel(target, credentials, (*options, *_OPTIONS))
+            continue
+        channel = grpc.secure_channel(target, credentials, (*options, *_OPTIONS))
+        if address == addresses[-1] or _answers(channel, token):
+            return address, channel
+        channel.close()
+        failures.append(f"cannot reach the registry at {address}: no answer within {_ANSWERED_WITHIN:g} s")
     raise Failure("; ".join(failures), ExitCode.UNREACHABLE)
 
 

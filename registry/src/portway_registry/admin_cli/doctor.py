@@ -90,7 +90,7 @@ def doctor(ctx: click.Context, options: GlobalOptions, resolver: Endpoint | None
 
     began = time.monotonic()
     try:
-        asking = Resolver(resolver)
+        asking = Resolver([] if resolver is None else [resolver])
     except ValueError:
         raise click.BadParameter("give the resolver's IP address", param_hint="--resolver") from None
     around = Surroundings(options.direct_endpoints(), options.ca_content(), asking, VERSION)

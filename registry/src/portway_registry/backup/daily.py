@@ -22,6 +22,9 @@ from portway_registry.store.contract import Store
 logger = logging.getLogger(__name__)
 
 _DAY_MS: Final = 86_400_000
+# After which age a cluster is backed up. In its first minutes it has keys and an admin's token, and what its operator
+# makes next, nodes and clients' tokens, would be missing for a day.
+_FIRST_AFTER_MS: Final = 3_600_000
 _LOOK_EVERY: Final = 600.0  # seconds
 KEPT: Final = 14  # files
 _SUFFIX: Final = ".backup"
@@ -31,8 +34,10 @@ class DailyBackups:
     """Files in `folder`, named for the cluster and the time. Of several registries on one store one makes the day's: a
     back-up counts whoever made it."""
 
-    def __init__(self, store: Store, folder: Path, now_ms: Callable[[], int]) -> None:
+    def __init__(self, store: Store, folder: Path, now_ms: Callable[[], int], *, created_at_ms: int) -> None:
+        """created_at_ms: when the cluster was made."""
         self._store = store
+        self._first_at_ms = created_at_ms + _FIRST_AFTER_MS
         self._folder = folder
         self._now_ms = now_ms
 
@@ -48,7 +53,10 @@ class DailyBackups:
             await asyncio.sleep(jittered(_LOOK_EVERY))
 
     async def make_if_due(self) -> Path | None:
-        """Make one unless there is one of the last day; its file. Raises StoreError and OSError."""
+        """Make one unless there is one of the last day, or the cluster is younger than an hour; its file. Raises
+        StoreError and OSError."""
+        if self._now_ms() < self._first_at_ms:
+            return None
         last = await last_backup(self._store)
         if last is not None and self._now_ms() - last.at_ms < _DAY_MS:
             return None

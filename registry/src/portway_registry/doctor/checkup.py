@@ -11,14 +11,15 @@ from portway_registry.doctor.certificates import judge_certificates
 from portway_registry.doctor.check import Check
 from portway_registry.doctor.clients import attach, judge_clients
 from portway_registry.doctor.clocks import judge_clocks
+from portway_registry.doctor.delegation import PORT
 from portway_registry.doctor.facts import ClusterFacts
 from portway_registry.doctor.finding import Finding, Severity
 from portway_registry.doctor.links import judge_links
-from portway_registry.doctor.name_servers import PORT
 from portway_registry.doctor.names import judge_names, look_up
 from portway_registry.doctor.nodes import judge_nodes
 from portway_registry.doctor.resolver import Resolver
 from portway_registry.doctor.store import judge_store
+from portway_registry.doctor.units import at_either
 from portway_registry.doctor.upkeep import judge_suffix, judge_upkeep
 from portway_registry.doctor.versions import judge_versions
 from portway_registry.doctor.visitors import judge_visitors, meet
@@ -64,7 +65,8 @@ def no_answer(reason: str) -> Finding:
         "registry",
         f"The registry does not answer: {reason}.",
         "Nothing can be changed, new clients find no node, and most checks cannot be done. Tunnels go on.",
-        "`systemctl status portway-registry` and its log on its machine; `--domain` for what can be seen without it.",
+        f"{at_either('systemctl status', 'portway-registry')}, and its log, on its machine; `--domain` for what can be "
+        "seen without it.",
     )
 
 

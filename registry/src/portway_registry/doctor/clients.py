@@ -17,6 +17,7 @@ from portway_registry.doctor.facts import ClusterFacts
 from portway_registry.doctor.finding import Finding, Severity
 from portway_registry.doctor.handshakes import AT_ONCE, Handshake, How, shake_hands, trusting
 from portway_registry.doctor.resolver import Addresses, Resolver
+from portway_registry.doctor.units import at_either
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,8 @@ def _judge_registry(found: ClientFacts, now_s: float) -> list[Finding]:
                     "Clients try its next address, and lose time."
                     if works
                     else "Clients find no node, unless they know one.",
-                    "Start it there (`systemctl status portway-registry`), open the port, or take the address out of "
-                    "the records of its name.",
+                    f"Start it there ({at_either('systemctl status', 'portway-registry')}), open the port, or take the "
+                    "address out of the records of its name.",
                 )
             )
         else:

@@ -1,7 +1,7 @@
 """Names as strangers find them: the domain's delegation, its servers, the registry's name, a name of each region.
 
 Here: which names are asked for, and what is wrong with the answers. Not here: the questions (resolver.py,
-name_servers.py).
+delegation.py, name_servers.py).
 """
 
 import asyncio
@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from portway_registry.doctor.check import Skipped
+from portway_registry.doctor.delegation import PORT
 from portway_registry.doctor.facts import ClusterFacts, unknown_label
 from portway_registry.doctor.finding import Finding, Severity
-from portway_registry.doctor.name_servers import PORT, Delegation, NameServer, look_at_delegation, refused_by
+from portway_registry.doctor.name_servers import Delegation, NameServer, look_at_delegation, refused_by
 from portway_registry.doctor.resolver import Addresses, Resolver
 from portway_registry.public_suffixes import can_be_public
 
@@ -94,7 +95,7 @@ def _judge_delegation(found: NameFacts) -> list[Finding]:
                 f"`dig +trace {domain} NS` from here; open port 53 outwards.",
             )
         )
-    elif delegation.at_parent != delegation.own:
+    elif delegation.own and delegation.at_parent != delegation.own:
         findings.append(
             Finding(
                 "name-servers-differ",

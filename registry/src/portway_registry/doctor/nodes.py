@@ -8,6 +8,7 @@ from portway_runtime.endpoints import Endpoint
 
 from portway_registry.doctor.facts import ClusterFacts
 from portway_registry.doctor.finding import Finding, Severity
+from portway_registry.doctor.units import at_either, set_limit
 from portway_registry.state.records import is_ready, waits_for_certificate
 
 # A session has a control lane and eight lanes for visits.
@@ -29,8 +30,8 @@ def judge_nodes(facts: ClusterFacts) -> list[Finding]:
                 "cluster",
                 "No node is registered.",
                 "Clients cannot open a tunnel, and nobody answers visitors.",
-                "`portway-admin node invite --region REGION`, then `portway-relay serve --join-file FILE` there; on a "
-                "machine that has a node: `journalctl -u portway-relay`.",
+                "`portway-admin node invite --region REGION`, then `portway-server join` there; on a machine that has "
+                f"one: {at_either('journalctl -u', 'portway-relay')}.",
             )
         ]
     zones = frozenset(f"{region}.{facts.domain}" for region in facts.regions)
@@ -152,7 +153,7 @@ def _room(node: NodeInfo) -> list[Finding]:
                 node.name,
                 f"Node {node.name} has {used} of {limit} file descriptors in use.",
                 "Without one it accepts no connection.",
-                "Raise LimitNOFILE in its unit (`systemctl edit portway-relay`), or add a node.",
+                f"{set_limit(node.unit, 'Raise LimitNOFILE')}; or add a node.",
             )
         )
     wanted = node.max_sessions * _DESCRIPTORS_A_SESSION + _OTHER_DESCRIPTORS
@@ -166,7 +167,7 @@ def _room(node: NodeInfo) -> list[Finding]:
                 f"Node {node.name} may have {limit} file descriptors, which {room} sessions with their lanes use up, "
                 f"and takes {node.max_sessions}.",
                 "Its visitors wait for connections before it says that it is full.",
-                f"Set LimitNOFILE={wanted} in its unit (`systemctl edit portway-relay`), or --max-sessions {room}.",
+                f"{set_limit(node.unit, f'Set LimitNOFILE={wanted}')}; or --max-sessions {room}.",
             )
         )
     return found

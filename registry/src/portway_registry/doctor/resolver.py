@@ -6,17 +6,20 @@ Here: questions, with time limits. Not here: which names, and what is wrong with
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import dns.asyncresolver
 import dns.exception
 import dns.name
+import dns.nameserver
 import dns.resolver
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.endpoints import Endpoint
 
 _QUESTION_LIMIT: Final = 4.0  # seconds for one question, over all servers of the resolver
+_WITHOUT_CONFIGURATION: Final = "127.0.0.1"  # where a resolver is by resolv.conf(5) without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +37,21 @@ class Addresses:
 
 
 class Resolver:
-    """The resolver at an address, or this machine's."""
+    """Those at some addresses, one after the other, or this machine's."""
 
-    def __init__(self, server: Endpoint | None) -> None:
-        """None: names are looked up as every program on this machine does. Raises OSError for a resolver that is a
+    def __init__(self, servers: Sequence[Endpoint] = ()) -> None:
+        """None given: names are looked up as every program on this machine does. Raises ValueError for one that is a
         name."""
-        self.is_given = server is not None
-        self.questions = dns.asyncresolver.Resolver(configure=server is None)
-        if server is not None:
-            self.questions.nameservers = [str(ipaddress.ip_address(server.host))]
-            self.questions.port = server.port
+        self.is_given = bool(servers)
+        try:
+            self.questions = dns.asyncresolver.Resolver(configure=not servers)
+        except dns.resolver.NoResolverConfiguration:
+            self.questions = dns.asyncresolver.Resolver(configure=False)
+            self.questions.nameservers = [_WITHOUT_CONFIGURATION]
+        if servers:
+            self.questions.nameservers = [
+                dns.nameserver.Do53Nameserver(str(ipaddress.ip_address(one.host)), one.port) for one in servers
+            ]
         self.questions.lifetime = _QUESTION_LIMIT
 
     async def addresses(self, host: str) -> Addresses:
@@ -97,12 +105,12 @@ async def _looked_up(host: str) -> Addresses:
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
-def reason(error: dns.exception.DNSException) -> str:
-    """Why a question was not answered, for people."""
+def reason(error: Exception) -> str:
+    """Why a question was not answered, for people: a line."""
     if isinstance(error, dns.resolver.NXDOMAIN):
         return "the name does not exist (NXDOMAIN)"
     if isinstance(error, dns.resolver.LifetimeTimeout | dns.exception.Timeout):
         return "no answer in time"
     if isinstance(error, dns.resolver.NoNameservers):
         return "its name servers fail (SERVFAIL)"
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__

@@ -6,6 +6,7 @@ from typing import Final
 
 from portway_registry.doctor.facts import ClusterFacts
 from portway_registry.doctor.finding import Finding, Severity
+from portway_registry.doctor.units import set_limit
 from portway_registry.public_suffixes import separates_tenants
 
 _DAY_MS: Final = 86_400_000
@@ -112,6 +113,6 @@ def _room(facts: ClusterFacts) -> list[Finding]:
             f"The registry holds {health.max_connections} connections at each port, of the {health.wanted_connections} "
             f"of its settings: it may have {health.descriptors} file descriptors.",
             "Nodes and clients beyond that are refused.",
-            "Raise LimitNOFILE in its unit (`systemctl edit portway-registry`), or lower --max-connections.",
+            f"{set_limit(health.unit, 'Raise LimitNOFILE')}; or lower --max-connections.",
         )
     ]

@@ -45,6 +45,7 @@ from portway_registry.nodes.session import NodeSession, Write
 from portway_registry.nodes.token_check import invalid_tokens
 from portway_registry.nodes.unplaced import UnplacedTunnels
 from portway_registry.pki.cluster_authority import ClusterAuthority
+from portway_registry.state.audit import Audit
 from portway_registry.state.grant_reader import GrantReader
 from portway_registry.state.records import (
     STATE_OF_ORDER,
@@ -108,7 +109,7 @@ class Hub:
         self._dns = dns
         self._dns_changed = asyncio.Event()
         self._ports = RegionPorts(views.port_blocks, self._sessions)
-        self.front_key = FrontKey(store, views, now_ms)
+        self.front_key = FrontKey(store, views, Audit(store, now_ms), now_ms)
         self._fronts = FrontLists(views, self.front_key, self._sessions, registry_name)
         self._unplaced = UnplacedTunnels(views, self._sessions, now_ms)
         self._checks = StatementChecks()

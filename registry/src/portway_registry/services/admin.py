@@ -5,25 +5,35 @@ from typing import Any, Final
 
 from portway_proto.v1 import admin_pb2 as pb
 from portway_proto.v1.admin_pb2_grpc import AdminServicer
-from portway_proto.v1.types_pb2 import DnsRecord, NodeInfo, TunnelInfo
+from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 
-from portway_registry.access.grant_keys import GrantKeys, KeyState, KeyStatus
+from portway_registry.access.grant_keys import GrantKeys
 from portway_registry.access.invitations import Invitations
-from portway_registry.access.tenants import Tenant, Tenants
+from portway_registry.access.tenants import Tenants
 from portway_registry.access.tokens import Tokens
-from portway_registry.acme.operator_wishes import CertificateStatus, OperatorWishes
+from portway_registry.acme.operator_wishes import OperatorWishes
 from portway_registry.dns.static_records import StaticRecords
 from portway_registry.errors import InvalidRequest, NotFound, NotYet
 from portway_registry.nodes.authority_rotation import AuthorityRotation
-from portway_registry.nodes.authority_status import AuthorityState, AuthorityStatus
+from portway_registry.nodes.front_key import FrontKey
 from portway_registry.nodes.operator_orders import OperatorOrders
 from portway_registry.services.callers import current_caller
 from portway_registry.services.health import Health
 from portway_registry.services.pages import page
+from portway_registry.services.shown_records import (
+    authority_info,
+    by_age,
+    certificate_info,
+    dns_record,
+    front_key_info,
+    grant_key_info,
+    invitation_info,
+    tenant_info,
+    token_info,
+)
 from portway_registry.services.view_stream import stream_view
 from portway_registry.state.audit import Audit
-from portway_registry.state.domain_records import StaticRecord
-from portway_registry.state.records import InvitationRecord, Order, Role, TokenRecord
+from portway_registry.state.records import Order, Role
 from portway_registry.state.views import Item, Views
 
 _PAGE_SIZE: Final = 500
@@ -38,20 +48,6 @@ _ORDERS: Final[dict[int, Order | None]] = {
     pb.NODE_ORDER_DRAIN: Order.DRAIN,
     pb.NODE_ORDER_REMOVE: Order.REMOVE,
 }
-_ROLE_NUMBERS: Final = {role: number for number, role in _ROLES.items()}
-
-_KEY_STATES: Final = {
-    KeyState.ANNOUNCED: pb.GRANT_KEY_STATE_ANNOUNCED,
-    KeyState.SIGNING: pb.GRANT_KEY_STATE_SIGNING,
-    KeyState.VERIFYING: pb.GRANT_KEY_STATE_VERIFYING,
-    KeyState.UNREADABLE: pb.GRANT_KEY_STATE_UNREADABLE,
-}
-
-_AUTHORITY_STATES: Final = {
-    AuthorityState.ANNOUNCED: pb.AUTHORITY_STATE_ANNOUNCED,
-    AuthorityState.ISSUING: pb.AUTHORITY_STATE_ISSUING,
-    AuthorityState.RETIRING: pb.AUTHORITY_STATE_RETIRING,
-}
 
 
 class Admin(AdminServicer):
@@ -65,6 +61,7 @@ class Admin(AdminServicer):
         tenants: Tenants,
         invitations: Invitations,
         grant_keys: GrantKeys,
+        front_key: FrontKey,
         rotation: AuthorityRotation,
         audit: Audit,
         dns: StaticRecords,
@@ -79,6 +76,7 @@ class Admin(AdminServicer):
         self._tenants = tenants
         self._invitations = invitations
         self._grant_keys = grant_keys
+        self._front_key = front_key
         self._rotation = rotation
         self._audit = audit
         self._certificates = certificates
@@ -106,20 +104,20 @@ class Admin(AdminServicer):
         record, token = await self._invitations.create(
             region=request.region, node=request.node, ttl=request.ttl_seconds, by=current_caller.get().name
         )
-        return pb.InviteNodeResponse(invitation=_invitation(record), token=token)
+        return pb.InviteNodeResponse(invitation=invitation_info(record), token=token)
 
     async def ListInvitations(  # noqa: N802
         self, request: pb.ListInvitationsRequest, context: Any
     ) -> pb.ListInvitationsResponse:
-        found = {_by_age(one): one for one in self._invitations.find(over=request.include_over)}
-        invitations, next_page = page(found, _invitation, after=request.page_token)
+        found = {by_age(one): one for one in self._invitations.find(over=request.include_over)}
+        invitations, next_page = page(found, invitation_info, after=request.page_token)
         return pb.ListInvitationsResponse(invitations=invitations, next_page_token=next_page)
 
     async def RevokeInvitation(  # noqa: N802
         self, request: pb.RevokeInvitationRequest, context: Any
     ) -> pb.RevokeInvitationResponse:
         revoked = await self._invitations.revoke(request.id, by=current_caller.get().name)
-        return pb.RevokeInvitationResponse(invitation=_invitation(revoked))
+        return pb.RevokeInvitationResponse(invitation=invitation_info(revoked))
 
     async def WatchNodes(self, request: pb.WatchNodesRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         def message(kind: pb.ChangeKind.ValueType, node: NodeInfo | None) -> pb.WatchNodesResponse:
@@ -160,26 +158,26 @@ class Admin(AdminServicer):
             max_tunnels=request.max_tunnels,
             by=current_caller.get().name,
         )
-        return pb.CreateTokenResponse(info=_token(made.record), token=made.text)
+        return pb.CreateTokenResponse(info=token_info(made.record), token=made.text)
 
     async def ListTokens(self, request: pb.ListTokensRequest, context: Any) -> pb.ListTokensResponse:  # noqa: N802
-        found = {_by_age(one): one for one in self._tokens.find(tenant=request.tenant, revoked=request.include_revoked)}
-        tokens, next_page = page(found, _token, after=request.page_token)
+        found = {by_age(one): one for one in self._tokens.find(tenant=request.tenant, revoked=request.include_revoked)}
+        tokens, next_page = page(found, token_info, after=request.page_token)
         return pb.ListTokensResponse(tokens=tokens, next_page_token=next_page)
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> pb.RevokeTokenResponse:  # noqa: N802
         revoked = await self._tokens.revoke(request.id, by=current_caller.get().name)
-        return pb.RevokeTokenResponse(info=_token(revoked))
+        return pb.RevokeTokenResponse(info=token_info(revoked))
 
     async def ListTenants(self, request: pb.ListTenantsRequest, context: Any) -> pb.ListTenantsResponse:  # noqa: N802
-        tenants, next_page = page(self._tenants.all(), _tenant, after=request.page_token)
+        tenants, next_page = page(self._tenants.all(), tenant_info, after=request.page_token)
         return pb.ListTenantsResponse(tenants=tenants, next_page_token=next_page)
 
     async def SetTenantQuota(  # noqa: N802
         self, request: pb.SetTenantQuotaRequest, context: Any
     ) -> pb.SetTenantQuotaResponse:
         tenant = await self._tenants.set_quota(request.name, request.max_tunnels, by=current_caller.get().name)
-        return pb.SetTenantQuotaResponse(tenant=_tenant(tenant))
+        return pb.SetTenantQuotaResponse(tenant=tenant_info(tenant))
 
     async def ListDnsRecords(  # noqa: N802
         self, request: pb.ListDnsRecordsRequest, context: Any
@@ -192,14 +190,14 @@ class Admin(AdminServicer):
         self, request: pb.AddDnsRecordRequest, context: Any
     ) -> pb.AddDnsRecordResponse:
         added = await self._dns.add(request.record, by=current_caller.get().name)
-        return pb.AddDnsRecordResponse(record=_dns_record(added))
+        return pb.AddDnsRecordResponse(record=dns_record(added))
 
     async def RemoveDnsRecords(  # noqa: N802
         self, request: pb.RemoveDnsRecordsRequest, context: Any
     ) -> pb.RemoveDnsRecordsResponse:
         caller = current_caller.get().name
         removed = await self._dns.remove(request.name, request.type, request.data, by=caller)
-        return pb.RemoveDnsRecordsResponse(removed=map(_dns_record, removed))
+        return pb.RemoveDnsRecordsResponse(removed=map(dns_record, removed))
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Any) -> pb.ListAuditResponse:  # noqa: N802
         size = min(request.page_size or _AUDIT_ENTRIES, _MAX_AUDIT_ENTRIES)
@@ -214,50 +212,61 @@ class Admin(AdminServicer):
     async def ListGrantKeys(  # noqa: N802
         self, request: pb.ListGrantKeysRequest, context: Any
     ) -> pb.ListGrantKeysResponse:
-        found, next_page = page(self._grant_keys.all(), _grant_key, after=request.page_token)
+        found, next_page = page(self._grant_keys.all(), grant_key_info, after=request.page_token)
         return pb.ListGrantKeysResponse(keys=found, next_page_token=next_page)
 
     async def RotateGrantKey(  # noqa: N802
         self, request: pb.RotateGrantKeyRequest, context: Any
     ) -> pb.RotateGrantKeyResponse:
         key = await self._grant_keys.rotate(by=current_caller.get().name)
-        return pb.RotateGrantKeyResponse(key=_grant_key(key))
+        return pb.RotateGrantKeyResponse(key=grant_key_info(key))
 
     async def RetireGrantKey(  # noqa: N802
         self, request: pb.RetireGrantKeyRequest, context: Any
     ) -> pb.RetireGrantKeyResponse:
         key = await self._grant_keys.retire(request.id, force=request.force, by=current_caller.get().name)
-        return pb.RetireGrantKeyResponse(key=_grant_key(key), signing_id=self._grant_keys.signing_id())
+        return pb.RetireGrantKeyResponse(key=grant_key_info(key), signing_id=self._grant_keys.signing_id())
+
+    async def ListFrontKeys(  # noqa: N802
+        self, request: pb.ListFrontKeysRequest, context: Any
+    ) -> pb.ListFrontKeysResponse:
+        return pb.ListFrontKeysResponse(keys=map(front_key_info, self._front_key.all()))
+
+    async def RotateFrontKey(  # noqa: N802
+        self, request: pb.RotateFrontKeyRequest, context: Any
+    ) -> pb.RotateFrontKeyResponse:
+        key = await self._front_key.rotate(force=request.force, by=current_caller.get().name)
+        return pb.RotateFrontKeyResponse(key=front_key_info(key))
 
     async def ListAuthorities(  # noqa: N802
         self, request: pb.ListAuthoritiesRequest, context: Any
     ) -> pb.ListAuthoritiesResponse:
-        found, next_page = page(self._rotation.all(), _authority, after=request.page_token)
+        found, next_page = page(self._rotation.all(), authority_info, after=request.page_token)
         return pb.ListAuthoritiesResponse(authorities=found, next_page_token=next_page)
 
     async def RotateAuthority(  # noqa: N802
         self, request: pb.RotateAuthorityRequest, context: Any
     ) -> pb.RotateAuthorityResponse:
         found = await self._rotation.rotate(force=request.force, by=current_caller.get().name)
-        return pb.RotateAuthorityResponse(authority=_authority(found))
+        return pb.RotateAuthorityResponse(authority=authority_info(found))
 
     async def RetireAuthority(  # noqa: N802
         self, request: pb.RetireAuthorityRequest, context: Any
     ) -> pb.RetireAuthorityResponse:
         found = await self._rotation.retire(request.id, force=request.force, by=current_caller.get().name)
-        return pb.RetireAuthorityResponse(authority=_authority(found))
+        return pb.RetireAuthorityResponse(authority=authority_info(found))
 
     async def ListZoneCertificates(  # noqa: N802
         self, request: pb.ListZoneCertificatesRequest, context: Any
     ) -> pb.ListZoneCertificatesResponse:
-        found, next_page = page(self._obtained().all(), _certificate, after=request.page_token)
+        found, next_page = page(self._obtained().all(), certificate_info, after=request.page_token)
         return pb.ListZoneCertificatesResponse(certificates=found, next_page_token=next_page)
 
     async def RenewZoneCertificate(  # noqa: N802
         self, request: pb.RenewZoneCertificateRequest, context: Any
     ) -> pb.RenewZoneCertificateResponse:
         found = await self._obtained().renew(request.zone, by=current_caller.get().name)
-        return pb.RenewZoneCertificateResponse(certificate=_certificate(found))
+        return pb.RenewZoneCertificateResponse(certificate=certificate_info(found))
 
     async def RevokeZoneCertificate(  # noqa: N802
         self, request: pb.RevokeZoneCertificateRequest, context: Any
@@ -265,7 +274,7 @@ class Admin(AdminServicer):
         found = await self._obtained().revoke(
             request.zone, reason=request.reason, first=request.first, by=current_caller.get().name
         )
-        return pb.RevokeZoneCertificateResponse(certificate=_certificate(found))
+        return pb.RevokeZoneCertificateResponse(certificate=certificate_info(found))
 
     def _obtained(self) -> OperatorWishes:
         if self._certificates is None:
@@ -295,100 +304,3 @@ def _for_people(tunnel: TunnelInfo) -> TunnelInfo:
     shown.ClearField("claim")
     shown.ClearField("ticket")
     return shown
-
-
-def _by_age(record: InvitationRecord | TokenRecord) -> str:
-    """A sort key: the oldest first. 13 digits hold milliseconds until the year 2286."""
-    return f"{record.created_at_ms:013d}-{record.id}"
-
-
-def _invitation(record: InvitationRecord) -> pb.Invitation:
-    return pb.Invitation(
-        id=record.id,
-        region=record.region,
-        node=record.node,
-        created_by=record.created_by,
-        created_at_ms=record.created_at_ms,
-        expires_at_ms=record.expires_at_ms,
-        used_at_ms=record.used_at_ms,
-        revoked_at_ms=record.revoked_at_ms,
-        used_by=record.used_by,
-    )
-
-
-def _grant_key(key: KeyStatus) -> pb.GrantKeyInfo:
-    return pb.GrantKeyInfo(
-        id=key.id,
-        state=_KEY_STATES[key.state],
-        made_at_ms=key.made_at_ms,
-        signs_from_ms=key.signs_from_ms,
-        used_until_ms=key.used_until_ms,
-        early=key.early,
-        unaware_nodes=key.unaware_nodes,
-        unaware_replicas=key.unaware_replicas,
-    )
-
-
-def _authority(one: AuthorityStatus) -> pb.AuthorityInfo:
-    return pb.AuthorityInfo(
-        id=one.id,
-        state=_AUTHORITY_STATES[one.state],
-        made_at_ms=one.made_at_ms,
-        ends_at_ms=one.ends_at_ms,
-        unaware_nodes=one.unaware_nodes,
-        unaware_replicas=one.unaware_replicas,
-        unaware_away=one.unaware_away,
-        unaware_clients_of=one.unaware_clients_of,
-        used_by_nodes=one.used_by_nodes,
-        used_by_replicas=one.used_by_replicas,
-        used_by_away=one.used_by_away,
-        away_until_ms=one.away_until_ms,
-        from_files=one.from_files,
-        certificate=one.certificate,
-    )
-
-
-def _certificate(one: CertificateStatus) -> pb.ZoneCertificateInfo:
-    record = one.record
-    return pb.ZoneCertificateInfo(
-        zone=record.zone,
-        names=one.names,
-        directory=record.directory,
-        issuer=one.issuer,
-        from_ms=record.from_ms,
-        until_ms=record.until_ms,
-        obtained_at_ms=record.obtained_at_ms,
-        renew_at_ms=one.renew_at_ms,
-        wanted_at_ms=record.wanted_at_ms,
-        revoking=record.revoking is not None,
-        failures=record.failures,
-        failure=record.failure,
-        failed_at_ms=record.failed_at_ms,
-        retry_at_ms=record.retry_at_ms,
-    )
-
-
-def _tenant(tenant: Tenant) -> pb.TenantInfo:
-    return pb.TenantInfo(
-        name=tenant.name,
-        max_tunnels=tenant.max_tunnels,
-        is_default=tenant.is_default,
-        tunnels=tenant.tunnels,
-        tokens=tenant.tokens,
-    )
-
-
-def _token(record: TokenRecord) -> pb.TokenInfo:
-    return pb.TokenInfo(
-        id=record.id,
-        tenant=record.tenant,
-        description=record.description,
-        role=_ROLE_NUMBERS[record.role],
-        max_tunnels=record.max_tunnels,
-        created_at_ms=record.created_at_ms,
-        revoked_at_ms=record.revoked_at_ms,
-    )
-
-
-def _dns_record(record: StaticRecord) -> DnsRecord:
-    return DnsRecord(name=record.name, type=record.type, ttl=record.ttl, data=record.data)

@@ -13,6 +13,7 @@ from portway_geo.locator import Locator
 from portway_proto.v1 import admin_pb2 as pb
 from portway_runtime.descriptors import usage
 from portway_runtime.expiry import Watched
+from portway_runtime.service_manager import own_unit
 from portway_runtime.version import VERSION
 
 from portway_registry.backup.moving import last_backup, note_backup
@@ -87,6 +88,7 @@ class Health:
             max_connections=around.max_connections,
             wanted_connections=around.wanted_connections,
             created_at_ms=around.created_at_ms,
+            unit=own_unit(),
         )
 
     async def note_backup(self, made_by: str, *, actor: str) -> pb.BackupInfo:

@@ -35,6 +35,8 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Admin/ListGrantKeys": Role.ADMIN,
     "/portway.v1.Admin/RotateGrantKey": Role.ADMIN,
     "/portway.v1.Admin/RetireGrantKey": Role.ADMIN,
+    "/portway.v1.Admin/ListFrontKeys": Role.ADMIN,
+    "/portway.v1.Admin/RotateFrontKey": Role.ADMIN,
     "/portway.v1.Admin/ListAuthorities": Role.ADMIN,
     "/portway.v1.Admin/RotateAuthority": Role.ADMIN,
     "/portway.v1.Admin/RetireAuthority": Role.ADMIN,

@@ -78,7 +78,8 @@ class GrantKeyRecord(msgspec.Struct, frozen=True):
 class ReplicaRecord(msgspec.Struct, frozen=True):
     """A registry replica that lives: the ids of the grant keys that it knows, of the CAs that it trusts, and of the one
     that the certificate of its mesh port is from; its release, "" for one that does not say. front: host:port of its
-    public port, for nodes; "" while it serves none. mesh: where nodes reach its mesh port, as host:port."""
+    public port, for nodes; "" while it serves none. mesh: where nodes reach its mesh port, as host:port. front_keys:
+    the ids of the secrets of PROXY headers that it knows."""
 
     id: str
     started_at_ms: int = 0
@@ -88,6 +89,7 @@ class ReplicaRecord(msgspec.Struct, frozen=True):
     front: str = ""
     version: str = ""
     mesh: tuple[str, ...] = ()
+    front_keys: tuple[str, ...] = ()
 
 
 class Order(StrEnum):
@@ -143,13 +145,14 @@ class AuthorityRecord(msgspec.Struct, frozen=True):
 
 class FrontKeyRecord(msgspec.Struct, frozen=True):
     """The secret that nodes' keys for PROXY headers are made of. `key` is in use, and headers by `other` are accepted
-    too: that is the next one, while nodes and replicas hear of it, or else the one before. changed_at_ms: when it was
-    made, or came into use."""
+    too: that is the next one, while replicas hear of it, or else the one before. changed_at_ms: when it was made, or
+    came into use. early: the next one comes into use once all replicas know it."""
 
     key: bytes
     changed_at_ms: int
     other: bytes = b""
     other_is_next: bool = False
+    early: bool = False
 
 
 class InvitationRecord(msgspec.Struct, frozen=True):
@@ -267,6 +270,7 @@ FOR_REGISTRIES: Final = (
     "descriptors",
     "descriptors_used",
     "links",
+    "unit",
 )
 # Those that its other nodes need as well, for DNS answers, and clients do not.
 FOR_NODES: Final = ("addresses", "dns", "zones")

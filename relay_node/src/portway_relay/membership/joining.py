@@ -7,6 +7,7 @@ certificates (renewal.py).
 import asyncio
 import logging
 import re
+import socket
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from grpc import aio
 from portway_proto.v1.enrolment_pb2 import JoinRequest, JoinResponse
 from portway_proto.v1.enrolment_pb2_grpc import EnrolmentStub
 from portway_runtime.backoff import Backoff
-from portway_runtime.clocks import UtcNow, utc_now
+from portway_runtime.clocks import Monotonic, UtcNow, monotonic, utc_now
 from portway_runtime.endpoints import Endpoint, parse_registry
 from portway_runtime.errors import CertificateError
 from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS, CallFault, fault_of, reason_of
@@ -29,7 +30,7 @@ from portway_runtime.threads import demand_threads
 from portway_runtime.trusted_roots import system_roots
 
 from portway_relay.config import NodeConfig
-from portway_relay.errors import ConfigError, JoinError
+from portway_relay.errors import ConfigError, JoinError, RegistryAway
 from portway_relay.membership.state_folder import StateFolder
 
 logger = logging.getLogger(__name__)
@@ -40,12 +41,21 @@ _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 10.0
 # A call that failed so may succeed later; every other failure is the registry's answer.
 _TEMPORARY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
-_UNTRUSTED: Final = frozenset({CallFault.UNTRUSTED, CallFault.WRONG_NAME})
+# Of a look-up: a resolver says that there is no such name, or no address of it.
+_NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _REASONS: Final = {
     CallFault.TIMED_OUT: f"no answer within {_ANSWERED_WITHIN:g} s",
     CallFault.NOBODY_BEHIND: "no registry answers behind the node there",
     CallFault.UNKNOWN_NAME: "no registry of this name is reached there",
 }
+
+
+class _Unresolved(Exception):
+    """The registry's name has no address. lasting: a resolver says so."""
+
+    def __init__(self, reason: str, *, lasting: bool = False) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,35 +154,60 @@ def _demand_valid(folder: StateFolder, config: NodeConfig, now: datetime) -> Non
         )
 
 
-async def join(invitation: Invitation, request: JoinRequest, registry_ca: Path | None) -> JoinResponse:
+async def join(
+    invitation: Invitation,
+    request: JoinRequest,
+    registry_ca: Path | None,
+    *,
+    within: float | None = None,
+    clock: Monotonic = monotonic,
+) -> JoinResponse:
     """The registry's answer, as soon as it can be reached. registry_ca: the CA of its public port (PEM); the system's
-    if None. Raises JoinError when it refuses."""
+    if None. within: seconds after which a registry that is not reached is asked no more; one whose name does not exist
+    is not asked again at all.
+
+    Raises JoinError when it refuses, or is not trusted, and RegistryAway.
+    """
     roots = _system_roots() if registry_ca is None else _read(registry_ca)
     demand_threads()
-    pauses, logged, names = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), "", Names()
+    pauses, logged, names, began = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), "", Names(), clock()
     while True:
+        lasting = False
         try:
             return await _ask(invitation, request, roots, names)
+        except _Unresolved as error:
+            fault, reason, lasting = CallFault.UNRESOLVED, str(error), error.lasting
         except aio.AioRpcError as error:
             code, details = error.code(), error.details() or error.code().name
-            if fault_of(code.name, details) in _UNTRUSTED:
-                trusted = "the system's CAs (name the right one with --registry-ca)" if roots is None else registry_ca
-                raise JoinError(
-                    f"the registry at {invitation.registry} is not trusted: its certificate is not from {trusted}, or "
-                    "not for this name"
-                ) from error
+            fault, reason = fault_of(code.name, details), reason_of(code.name, details, _REASONS)
+            _demand_trust(fault, invitation.registry, registry_ca)
             if code not in _TEMPORARY:
                 raise JoinError(
                     f"the registry at {invitation.registry} does not let this node join: {details}"
                 ) from error
-            reason = reason_of(code.name, details, _REASONS)
-            if reason != logged:
-                logged = reason
-                logger.warning(
-                    "waiting for the registry", extra={"registry": str(invitation.registry), "reason": reason}
-                )
+        pause = pauses.next()
+        if within is not None and (lasting or clock() - began + pause > within):
+            raise RegistryAway(fault, reason)
+        if reason != logged:
+            logged = reason
+            logger.warning("waiting for the registry", extra={"registry": str(invitation.registry), "reason": reason})
         names.forget(invitation.registry.host)
-        await asyncio.sleep(pauses.next())
+        await asyncio.sleep(pause)
+
+
+def _demand_trust(fault: CallFault, registry: Endpoint, registry_ca: Path | None) -> None:
+    """Raise JoinError where a call failed because the registry's certificate is not accepted."""
+    if fault is CallFault.WRONG_NAME:
+        raise JoinError(
+            f"the registry at {registry} is not trusted: its certificate is for other names than {registry.host}. Is "
+            "that the name by which clients reach the registry?"
+        )
+    if fault is CallFault.UNTRUSTED:
+        trusted = "one of the system's CAs" if registry_ca is None else f"the CA in {registry_ca}"
+        raise JoinError(
+            f"the registry at {registry} is not trusted: its certificate is not from {trusted}. Name the CA that "
+            "issued it with --registry-ca"
+        )
 
 
 def _read(registry_ca: Path) -> bytes:
@@ -190,7 +225,7 @@ def _system_roots() -> bytes | None:
 
 
 async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None, names: Names) -> JoinResponse:
-    """One Join call. Raises AioRpcError."""
+    """One Join call. Raises AioRpcError and _Unresolved."""
     credentials = grpc.ssl_channel_credentials(roots)
     target, options = await _target(invitation.registry, names)
     async with aio.secure_channel(
@@ -201,11 +236,15 @@ async def _ask(invitation: Invitation, request: JoinRequest, roots: bytes | None
 
 
 async def _target(registry: Endpoint, names: Names) -> tuple[str, Options]:
-    """What a channel is made with. With a name that cannot be resolved the call fails, and says so."""
+    """What a channel is made with. Raises _Unresolved."""
+    if is_address(registry):
+        return str(registry), ()
     try:
-        if is_address(registry):
-            return str(registry), ()
         async with asyncio.timeout(LOOKUP_TIMEOUT):
             return target_of(registry, await names.addresses(registry.host))
-    except (OSError, UnicodeError):  # TimeoutError is an OSError
-        return str(registry), ()
+    except TimeoutError:
+        raise _Unresolved(f"no resolver answers for {registry.host} within {LOOKUP_TIMEOUT:g} s") from None
+    except (OSError, UnicodeError) as error:
+        lasting = isinstance(error, UnicodeError) or error.errno in _NO_SUCH_NAME
+        reason = getattr(error, "strerror", "") or str(error)
+        raise _Unresolved(f"the name {registry.host} does not resolve: {reason}", lasting=lasting) from error

@@ -24,6 +24,7 @@ from portway_runtime.shares import PrefixQueue, PrefixShares
 from portway_runtime.tasks import Tasks
 
 from portway_relay.config import NodeLimits
+from portway_relay.passages.checking import FrontCheck
 from portway_relay.passages.fronts import Front, Fronts
 
 # Seconds until the next replica is dialled, too: the longest round trip between regions. The nearest is dialled first.
@@ -48,6 +49,7 @@ class Passages:
         self,
         carrier: Carrier,
         fronts: Fronts,
+        check: FrontCheck,
         node: str,
         limits: NodeLimits,
         *,
@@ -60,6 +62,7 @@ class Passages:
         """node: this node's name. last_words: what a connection is ended with that no replica has answered."""
         self._carrier = carrier
         self._fronts = fronts
+        self._check = check
         self._node = node
         self._last_words = last_words
         self._is_memory_scarce = is_memory_scarce
@@ -110,6 +113,7 @@ class Passages:
             self._queue.pop().drop()
         await self._tasks.close()
         await self._dials.close()
+        await self._check.close()
 
     def _take_turns(self) -> None:
         if self._next_turn is not None:
@@ -163,7 +167,7 @@ class Passages:
                 return "done"
             if end.visitor is None:
                 return "left"
-            self._fronts.failed(front)
+            self._check.doubt(front)
         one.stream = None
         self._carrier.finish(visitor, self._last_words)
         return "unanswered"

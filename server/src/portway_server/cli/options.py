@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from portway_runtime.settings import flag
 
 from portway_server.errors import SetupRefused
 from portway_server.plan import Plan
@@ -136,6 +137,7 @@ def wishes_of(domain: str, region: str, given: dict[str, Any], *, registry: bool
             f"--tls-cert is given {len(certs)} times and --tls-key {len(keys)} times: give each certificate its key, "
             "in the same order"
         )
+    _refuse_idle(given, registry=registry)
     acme = Acme(
         given.get("email"),
         given.get("acme_directory"),
@@ -174,6 +176,28 @@ def wishes_of(domain: str, region: str, given: dict[str, Any], *, registry: bool
         separate_users=not given["same_user"],
         registry=registry,
     )
+
+
+def _refuse_idle(given: dict[str, Any], *, registry: bool) -> None:
+    """Raise SetupRefused for options that nothing would come of beside the others."""
+    acme, etcd = _given(given, "email", "acme_"), _given(given, "etcd_")
+    store = ["--etcd"] if given.get("etcd") else []
+    if not registry and (idle := [*acme, *store, *etcd]):
+        raise SetupRefused(
+            f"{idle[0]} is for a machine that runs a registry: give --registry to run one here, or leave it out"
+        )
+    if given["tls_certs"] and acme:
+        raise SetupRefused(
+            f"{acme[0]} is for certificates that the registry obtains, and with --tls-cert it obtains none: leave "
+            f"{', '.join(acme)} out to use those from elsewhere, or --tls-cert and --tls-key to have all obtained"
+        )
+    if etcd and not store:
+        raise SetupRefused(f"{etcd[0]} is for an etcd, and none is named: give --etcd URL, or leave it out")
+
+
+def _given(given: dict[str, Any], *prefixes: str) -> list[str]:
+    """The flags of the options that were given and begin so."""
+    return sorted(flag(name) for name, value in given.items() if value and name.startswith(prefixes))
 
 
 def _absolute(path: Path | None) -> Path | None:

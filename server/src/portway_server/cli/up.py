@@ -28,7 +28,8 @@ def up(config: Path) -> None:
 
     Until SIGTERM or SIGINT, or until one of them fails: the other one is stopped then, and the reason is the last line
     of the log. SIGHUP has both read their certificates again. Once all is ready the first client's line is printed, and
-    nothing else is; a service manager is told, and the line is in the file that the log names.
+    nothing else is; later starts print in which file its token is. As a service nothing is printed: the service manager
+    is told, and the line is in the file that the log names.
 
     Exit codes: 0 stopped by a signal, 1 a part failed, 2 settings that cannot be used, 3 an operator removed the node
     from the cluster.

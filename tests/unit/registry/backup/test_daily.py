@@ -16,6 +16,7 @@ from portway_testkit.clusters.registry import Pki, running
 from portway_testkit.links.carrier_link import until
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 
 
 class Days:
@@ -41,7 +42,7 @@ async def store(memory: EmbeddedStore) -> EmbeddedStore:
 async def test_one_a_day_is_made(store: EmbeddedStore, tmp_path: Path) -> None:
     """Whole, for its owner alone, and noted; none while there is one of the last day, whoever made it."""
     clock, folder = Days(), tmp_path / "deep" / "backups"
-    backups = DailyBackups(store, folder, clock)
+    backups = DailyBackups(store, folder, clock, created_at_ms=1)
     path = await backups.make_if_due()
     assert path is not None
     archive = parse(path.read_bytes())
@@ -61,6 +62,18 @@ async def test_one_a_day_is_made(store: EmbeddedStore, tmp_path: Path) -> None:
     assert len(files(folder)) == 2
 
 
+async def test_a_new_cluster_s_first_one_waits_for_an_hour(store: EmbeddedStore, tmp_path: Path) -> None:
+    """One of its first seconds would count for a day, and have none of its nodes and clients."""
+    clock = Days()
+    backups = DailyBackups(store, tmp_path, clock, created_at_ms=clock.now_ms)
+    assert await backups.make_if_due() is None
+    clock.now_ms += HOUR_MS - 1
+    assert await backups.make_if_due() is None
+    assert await last_backup(store) is None
+    clock.now_ms += 1
+    assert await backups.make_if_due() is not None
+
+
 async def test_the_newest_are_kept(store: EmbeddedStore, tmp_path: Path) -> None:
     """Files of others in the folder stay."""
     clock = Days()
@@ -68,7 +81,7 @@ async def test_the_newest_are_kept(store: EmbeddedStore, tmp_path: Path) -> None
     (tmp_path / "notes").touch()
     made = []
     for _ in range(KEPT + 3):
-        made.append(await DailyBackups(store, tmp_path, clock).make_if_due())
+        made.append(await DailyBackups(store, tmp_path, clock, created_at_ms=1).make_if_due())
         clock.now_ms += DAY_MS
     left = set(files(tmp_path))
     assert left & set(made) == set(made[-KEPT:])
@@ -82,15 +95,16 @@ async def test_one_that_fails_is_logged(
     monkeypatch.setattr(daily, "_LOOK_EVERY", 0.001)
     (tmp_path / "file").touch()
     with caplog.at_level(logging.ERROR):
-        running = asyncio.ensure_future(DailyBackups(store, tmp_path / "file", Days()).run())
+        running = asyncio.ensure_future(DailyBackups(store, tmp_path / "file", Days(), created_at_ms=1).run())
         await until(lambda: len(caplog.records) > 1)
         running.cancel()
     assert caplog.records[0].getMessage() == "no back-up of the store is made"
     assert await last_backup(store) is None
 
 
-async def test_a_registry_makes_them(pki: Pki, tmp_path: Path) -> None:
-    """From its start on, beside its work."""
+async def test_a_registry_makes_them(pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once one is due, beside its work."""
+    monkeypatch.setattr(daily, "_FIRST_AFTER_MS", 0)
     folder = tmp_path / "backups"
     async with running(pki.config(tmp_path, backup_dir=folder)):
         await until(lambda: folder.exists() and any(folder.glob("*.backup")))

@@ -71,4 +71,4 @@ def test_nodes_are_judged(dialled: list[Handshake], expected: list[tuple[str, Se
 async def test_without_anything_to_dial_it_is_left_out() -> None:
     """Through a proxy, and without nodes."""
     with pytest.raises(Skipped):
-        await attach(ClusterFacts(None, (), (), (), 0, 0.0), Resolver(None), (), None)
+        await attach(ClusterFacts(None, (), (), (), 0, 0.0), Resolver(), (), None)

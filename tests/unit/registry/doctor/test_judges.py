@@ -14,6 +14,7 @@ from portway_proto.v1.types_pb2 import (
     NodeInfo,
 )
 from portway_registry.doctor.certificates import judge_certificates
+from portway_registry.doctor.checkup import no_answer
 from portway_registry.doctor.clocks import judge_clocks
 from portway_registry.doctor.facts import ClusterFacts
 from portway_registry.doctor.finding import Finding, Severity
@@ -101,6 +102,29 @@ def test_nodes_are_judged(node: dict[str, Any], expected: list[tuple[str, Severi
     found = judge_nodes(facts(whole("fra-3", **node), *PAIR))
     assert kinds(found) == expected
     assert all("fra-3" in one.what for one in found)
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [
+        ("portway-server.service", "LimitNOFILE in its unit (`systemctl edit portway-server.service`); or"),
+        ("", "LimitNOFILE in its unit, or the limit of open files of its container; or"),
+    ],
+)
+def test_the_unit_that_runs_a_program_is_named(unit: str, told: str) -> None:
+    """As the program says it: on a machine of `portway-server` one unit runs both."""
+    node = whole("fra-3", descriptors_used=3_900, unit=unit)
+    found = judge_nodes(facts(node, *PAIR))
+    found += judge_upkeep(facts(*PAIR, health=healthy(max_connections=100, unit=unit)))
+    assert [one.kind for one in found] == ["descriptors-used", "registry-descriptors"]
+    assert all(told in one.mend for one in found)
+
+
+def test_of_a_program_that_is_not_there_both_units_are_named() -> None:
+    """It may be run by either."""
+    status, log = no_answer("timeout").mend, judge_nodes(facts())[0].mend
+    assert "`systemctl status portway-server`, or `systemctl status portway-registry`" in status
+    assert "`journalctl -u portway-server`, or `journalctl -u portway-relay`" in log
 
 
 def test_zones_that_a_node_lacks_are_named() -> None:

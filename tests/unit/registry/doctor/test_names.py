@@ -171,7 +171,7 @@ def cluster(*hosts: str) -> ClusterFacts:
 
 
 async def asked(servers: NameServers, *hosts: str, registry: str = DOMAIN) -> list[str]:
-    resolver = Resolver(Endpoint(ASKED, servers.port))
+    resolver = Resolver([Endpoint(ASKED, servers.port)])
     found = await look_up(cluster(*(hosts or (FIRST, SECOND))), resolver, registry, port=servers.port)
     return [one.kind for one in judge_names(found)]
 
@@ -180,7 +180,7 @@ async def test_a_domain_that_is_well_has_no_finding(serve: Serve) -> None:
     """Asked of the resolver, of the parent, of both servers over UDP and TCP."""
     servers = await serve(zones())
     assert await asked(servers) == []
-    told = await look_at_delegation(DOMAIN, Resolver(Endpoint(ASKED, servers.port)), port=servers.port)
+    told = await look_at_delegation(DOMAIN, Resolver([Endpoint(ASKED, servers.port)]), port=servers.port)
     assert (told.cut, told.at_parent) == (DOMAIN, told.own)
     assert [(one.name, one.glue) for one in told.servers] == [
         (f"ns1.{DOMAIN}", frozenset({FIRST})),
@@ -211,6 +211,13 @@ async def test_a_domain_that_is_well_has_no_finding(serve: Serve) -> None:
             {"name-servers-differ"},
         ),
         ({"parent": Zone({}, refuses=True)}, {"parent-silent"}),
+        ({"parent": Zone({}, authoritative=False)}, {"parent-silent"}),
+        ({"parent": None}, {"parent-silent"}),
+        # A resolver finds nothing below the domain then, and so looks like one of a domain that is not delegated.
+        (
+            {"asked": Zone(ABOVE), "first": None, "second": None},
+            {"name-server-silent", "name-servers-silent", "region-unresolved", "registry-name-unresolved"},
+        ),
         (
             {"asked": Zone({**ABOVE, **OWN, f"*.fra.{DOMAIN}": [f"A {FIRST}", "A 127.0.0.9"]})},
             {"region-led-astray"},
@@ -226,7 +233,8 @@ async def test_each_fault_of_a_delegation_is_found(
     serve: Serve, changed: dict[str, Zone | None], expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the servers answer it, or do not."""
-    monkeypatch.setattr("portway_registry.doctor.name_servers._ANSWER_LIMIT", 0.5)
+    for module in ("delegation", "name_servers"):
+        monkeypatch.setattr(f"portway_registry.doctor.{module}._ANSWER_LIMIT", 0.5)
     assert set(await asked(await serve(zones(**changed)))) == expected
 
 
@@ -248,7 +256,7 @@ async def test_public_addresses_of_nodes_are_known(serve: Serve) -> None:
     """Those that a node says, beside what its host resolves to."""
     servers = await serve(zones())
     nodes = [node_info("fra-1", host=FIRST, domain=DOMAIN, addresses=[SECOND, "2001:db8::1"])]
-    resolver = Resolver(Endpoint(ASKED, servers.port))
+    resolver = Resolver([Endpoint(ASKED, servers.port)])
     found = await look_up(ClusterFacts(None, nodes, (), (), 0, 0.0), resolver, "", port=servers.port)
     assert found.nodes == {"fra-1": frozenset({FIRST, SECOND, "2001:db8::1"})}
     assert judge_names(found) == []
@@ -256,7 +264,7 @@ async def test_public_addresses_of_nodes_are_known(serve: Serve) -> None:
 
 async def test_a_domain_that_nobody_knows_is_left_out() -> None:
     """Unless a resolver is named that may."""
-    here = Resolver(None)
+    here = Resolver()
     with pytest.raises(Skipped, match="no domain is known"):
         await look_up(ClusterFacts(None, (), (), (), 0, 0.0), here, "")
     with pytest.raises(Skipped, match="give --resolver"):
@@ -265,7 +273,7 @@ async def test_a_domain_that_nobody_knows_is_left_out() -> None:
 
 async def test_this_machine_looks_names_up_as_it_does() -> None:
     """Its hosts file included; a name that does not exist has a reason, an address is itself."""
-    here = Resolver(None)
+    here = Resolver()
     assert "127.0.0.1" in (await here.addresses("localhost")).ipv4
     assert (await here.addresses("no-such-name.invalid")).failure
     assert await here.addresses("[2001:db8::1]") == Addresses("[2001:db8::1]", (), ("2001:db8::1",))

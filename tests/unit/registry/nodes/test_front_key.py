@@ -1,11 +1,14 @@
-"""The secret of PROXY headers: made once, replaced by time, never in use before every replica has heard of it."""
+"""The secret of PROXY headers: made once, replaced by time and by operators, never in use before all replicas know
+it."""
 
 import asyncio
 
 import pytest
-from portway_registry.nodes.front_key import ANNOUNCED_MS, LIFE_MS, FrontKey
+from portway_registry.errors import NotYet
+from portway_registry.nodes.front_key import ANNOUNCED_MS, LIFE_MS, SETTLED_MS, FrontKey, FrontKeyState, FrontKeyStatus
 from portway_registry.state import keys
-from portway_registry.state.records import IdentityRecord, Order, OrderRecord, encode
+from portway_registry.state.audit import Audit
+from portway_registry.state.records import IdentityRecord, Order, OrderRecord, ReplicaRecord, encode
 from portway_testkit.clusters.views import ViewedStore
 
 START = 1_800_000_000_000
@@ -17,7 +20,24 @@ class Keys:
     def __init__(self, cluster: ViewedStore) -> None:
         self.cluster = cluster
         self.now = START
-        self.replicas = [FrontKey(cluster.store, cluster.views, lambda: self.now) for _ in range(2)]
+        audit = Audit(cluster.store, lambda: self.now)
+        self.replicas = [
+            FrontKey(cluster.store, cluster.views, audit, lambda: self.now, patience=0.05) for _ in range(2)
+        ]
+
+    async def lives(self, replica: str, *known: str) -> None:
+        """A replica says which secrets it knows."""
+        await self.cluster.store.put(keys.replica(replica), encode(ReplicaRecord(replica, front_keys=known)))
+        await self.cluster.settle()
+
+    async def rotate(self, at: int, *, force: bool = False) -> FrontKeyStatus:
+        self.now = START + at
+        rotated = await self.replicas[0].rotate(force=force, by="admin")
+        await self.cluster.settle()
+        return rotated
+
+    def states(self) -> list[FrontKeyState]:
+        return [one.state for one in self.replicas[0].all()]
 
     async def look(self, at: int) -> tuple[bytes, ...]:
         """All replicas do what is due then, at once; the keys of a node afterwards."""
@@ -86,3 +106,63 @@ async def test_it_is_made_again_when_it_was_deleted(both: Keys) -> None:
     await both.cluster.settle()
     (after,) = await both.look(1)
     assert after != before
+
+
+async def test_one_that_is_asked_for_is_used_once_every_replica_knows_it(both: Keys) -> None:
+    """Not before, but for one that never says so; who is waited for is told."""
+    (first,) = await both.look(0)
+    (known,) = both.replicas[0].all()
+    await both.lives("one", known.id)
+    await both.lives("other", known.id)
+    made = await both.rotate(1)
+    assert (made.state, made.unaware_replicas) == (FrontKeyState.ANNOUNCED, ("one", "other"))
+    assert (await both.look(2))[0] == first
+    await both.lives("one", known.id, made.id)
+    assert (await both.look(3))[0] == first
+    again = await both.rotate(4)
+    assert (again.id, again.unaware_replicas) == (made.id, ("other",))
+    await both.lives("other", known.id, made.id)
+    after = await both.look(5)
+    assert after[1] == first
+    assert both.states() == [FrontKeyState.IN_USE, FrontKeyState.ACCEPTED]
+    assert both.replicas[0].all()[0].id == made.id
+
+
+async def test_a_replica_of_an_earlier_release_is_waited_for_as_ever(both: Keys) -> None:
+    """It never says what it knows."""
+    (first,) = await both.look(0)
+    await both.lives("old")
+    await both.rotate(1)
+    assert (await both.look(ANNOUNCED_MS))[0] == first
+    assert (await both.look(ANNOUNCED_MS + 1))[1] == first
+
+
+async def test_one_that_is_announced_by_time_is_hurried(both: Keys) -> None:
+    """No other one is made."""
+    await both.look(0)
+    (_, announced) = await both.look(LIFE_MS)
+    await both.rotate(LIFE_MS + 1)
+    assert (await both.look(LIFE_MS + 2))[0] == announced
+
+
+async def test_headers_on_their_way_are_waited_for(both: Keys) -> None:
+    """A second rotation would take the one before away, by which nodes wrote a moment ago."""
+    await both.look(0)
+    assert (await both.rotate(1)).state is FrontKeyState.IN_USE
+    with pytest.raises(NotYet, match="repeat it then"):
+        await both.rotate(SETTLED_MS)
+    assert (await both.rotate(1 + SETTLED_MS)).state is FrontKeyState.IN_USE
+
+
+async def test_a_stolen_one_is_replaced_at_once(both: Keys) -> None:
+    """Neither it nor the one before is accepted; the audit says who did it."""
+    await both.look(0)
+    await both.rotate(1)
+    before = await both.look(2)
+    await both.lives("old")
+    made = await both.rotate(3, force=True)
+    (only,) = await both.look(4)
+    assert only not in before
+    assert both.states() == [FrontKeyState.IN_USE]
+    entries, _ = await Audit(both.cluster.store, lambda: both.now).page(9)
+    assert (entries[0].action, entries[0].target) == ("front-key.rotate-by-force", made.id)

@@ -17,6 +17,7 @@ def test_counts_are_all_that_is_left_out() -> None:
     full.dns_version = 8
     full.descriptors, full.descriptors_used = 10, 9
     full.links.append(MeshLink(node="b"))
+    full.unit = "portway-server.service"
     assert without_counts(full) == node_info("a", max_sessions=4)
     assert full.sessions == 1
 

@@ -100,6 +100,17 @@ class AdminCalls:
             request = admin_pb2.RetireGrantKeyRequest(id=kid, force=force)
             AdminStub(channel).RetireGrantKey(request, timeout=TIMEOUT, metadata=self._metadata)
 
+    def front_keys(self) -> list[admin_pb2.FrontKeyInfo]:
+        """The secrets of PROXY headers, the one in use first."""
+        with self._channel() as channel:
+            request = admin_pb2.ListFrontKeysRequest()
+            return list(AdminStub(channel).ListFrontKeys(request, timeout=TIMEOUT, metadata=self._metadata).keys)
+
+    def rotate_front_key(self, *, force: bool = False) -> admin_pb2.FrontKeyInfo:
+        with self._channel() as channel:
+            request = admin_pb2.RotateFrontKeyRequest(force=force)
+            return AdminStub(channel).RotateFrontKey(request, timeout=TIMEOUT, metadata=self._metadata).key
+
     def authorities(self) -> list[admin_pb2.AuthorityInfo]:
         """The cluster's CAs, the one that issues first."""
         with self._channel() as channel:

@@ -29,6 +29,12 @@ def programs_of(up: int) -> dict[str, int]:
     return found
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    """That which a process was started with."""
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
 class ServerMachine:
     """One machine of a cluster. `folder` is the test's; `ca` the CA of all certificates, whose file is `ca.pem`."""
 

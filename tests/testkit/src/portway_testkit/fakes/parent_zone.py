@@ -48,6 +48,7 @@ class ParentZone:
         if name.is_subdomain(self._domain):
             if not self._switch.exists():
                 response.set_rcode(dns.rcode.NXDOMAIN)
+                response.flags |= dns.flags.AA
             elif query.flags & dns.flags.RD:
                 return self._resolved(query, response)
             else:

@@ -7,9 +7,11 @@ import asyncio
 import socket
 from dataclasses import dataclass, field
 
+import trustme
 from portway_carrier.contract import Carrier
 from portway_proto.v1.mesh_pb2 import RegistryFront, RegistryFronts
 from portway_relay.config import NodeLimits
+from portway_relay.passages.checking import FrontCheck
 from portway_relay.passages.fronts import Fronts
 from portway_relay.passages.measuring import FrontMeasuring
 from portway_relay.passages.passages import Passages
@@ -25,7 +27,8 @@ LAST_WORDS = b"nobody"
 
 @dataclass
 class Replica:
-    """It answers a connection with its name once the header is there, unless it is silent; then it echoes."""
+    """It answers a connection with its name once the header is there, unless it is silent; then it echoes. It does not
+    answer one without a header, as a node's own is."""
 
     name: str
     silent: bool = False
@@ -76,6 +79,7 @@ class PassingNode:
     """A node's passages, and callers."""
 
     def __init__(self, carrier: Carrier, limits: NodeLimits) -> None:
+        ca = trustme.CA().cert_pem.bytes()
         self.failures: list[BaseException] = []
         self.carrier = carrier
         self.scarce = False
@@ -84,6 +88,7 @@ class PassingNode:
         self.passages = Passages(
             carrier,
             self.fronts,
+            FrontCheck(self.fronts, carrier, lambda: ca, monotonic, on_failure=self.failures.append),
             "fra-1",
             limits,
             last_words=LAST_WORDS,

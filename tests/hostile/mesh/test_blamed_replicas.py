@@ -1,0 +1,61 @@
+"""A stranger whose connections for the registry get no answer, so that a node would not lead others to it any more."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from portway_registry.net import admission
+from portway_relay.passages import passages
+from portway_testkit.clusters.cluster import DOMAIN, Cluster, NodePlan, RunningNode
+from portway_testkit.clusters.mesh import connected
+from portway_testkit.visitors.hellos import real_hello
+from portway_testkit.waiting import eventually
+
+HELLO = real_hello(DOMAIN, ["h2"])
+STRANGER = ("127.9.9.9", 0)
+PLACES = 64  # of known callers; strangers have a quarter of it, and one address a quarter of that
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNode]:
+    """It passes connections on to a registry with few places and few handshakes, and gives one up soon."""
+    monkeypatch.setattr(admission, "HANDSHAKES_PER_SECOND", 10.0)
+    monkeypatch.setattr(admission, "HANDSHAKE_BURST", 10.0)
+    monkeypatch.setattr(passages, "_ANSWERED_AT_LAST", 0.3)
+    settings = {"registry_name": DOMAIN, "max_connections": PLACES}
+    store = f"embedded:{tmp_path / 'store.db'}"
+    with Cluster(tmp_path, (NodePlan("fra-1", "fra"),), store=store, settings=settings) as cluster:
+        eventually(lambda: connected(cluster) and bool(cluster.nodes["fra-1"].node._serving.fronts.name))
+        yield cluster.nodes["fra-1"]
+
+
+def crowd(places: int) -> list[bytes]:
+    """More connections than the registry takes of a stranger's address; some of them wait for their turns."""
+    return [HELLO] * (places + 8)
+
+
+def of_an_old_kind(places: int) -> list[bytes]:
+    """A ClientHello that offers TLS 1.0 alone, which the registry does not take."""
+    hello, at = bytearray(HELLO), HELLO.index(b"\x00\x2b")  # the extension that lists versions
+    size = int.from_bytes(HELLO[at + 2 : at + 4])
+    hello[at + 4 : at + 4 + size] = bytes([size - 1]) + b"\x03\x01" * ((size - 1) // 2)
+    return [bytes(hello)]
+
+
+@pytest.mark.parametrize("attack", [crowd, of_an_old_kind])
+def test_a_replica_is_not_taken_for_away(node: RunningNode, attack: Callable[[int], list[bytes]]) -> None:
+    """It answers the node itself: others are led there as before."""
+    serving = node.node._serving
+    hellos = attack(admission.share_of_address(PLACES // 4))
+    with ExitStack() as held:
+        for hello in hellos:
+            sock = held.enter_context(socket.create_connection(("127.0.0.1", node.port), source_address=STRANGER))
+            sock.sendall(hello)
+        eventually(
+            lambda: serving.passages.outcomes["unanswered"] > 0 and not serving.passages._check._tasks,
+            shown=lambda: (serving.passages.outcomes, serving.passages.running),
+        )
+        (front,) = serving.fronts.in_order()
+        assert front.away_until == 0
