@@ -94,7 +94,7 @@ def client_services(
         audit,
         StaticRecords(store, views, cluster.dns, audit, now_ms),
         wishes,
-        Health(store, views.replicas, audit, now_ms, around),
+        Health(store, views, audit, now_ms, around),
     )
     return ClientServices(
         discovery,

@@ -3,6 +3,7 @@
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,6 +236,25 @@ def test_a_node_that_never_joined_is_told_how(joiner: Joiner) -> None:
     said = refusal(joiner, joiner.config("fra-1"))
     assert "portway-admin node invite --region fra" in said
     assert "--join-file FILE" in said
+
+
+def test_a_node_that_has_joined_and_is_away_is_named(joiner: Joiner) -> None:
+    """With its region and the end of its certificate, for the doctor; not while it runs, nor once it was removed."""
+
+    def absent() -> list[tuple[str, str]]:
+        return [(one.name, one.region) for one in joiner.cluster.admin.health().absent_nodes]
+
+    config = joiner.config("fra-1", token=joiner.invite())
+    joiner.enter(config)
+    eventually(lambda: absent() == [("fra-1", "fra")], shown=absent)
+    (told,) = joiner.cluster.admin.health().absent_nodes
+    assert told.certificate_end_s - time.time() == pytest.approx(48 * 3_600, abs=60)
+    running = joiner.run(config)
+    eventually(lambda: absent() == [], shown=absent)
+    running.stop()
+    eventually(lambda: absent() == [("fra-1", "fra")], shown=absent)
+    joiner.cluster.admin.order("fra-1", NODE_ORDER_REMOVE)
+    eventually(lambda: absent() == [], shown=absent)
 
 
 def test_a_new_token_is_a_new_identity(joiner: Joiner) -> None:

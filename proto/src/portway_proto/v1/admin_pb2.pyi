@@ -1956,6 +1956,7 @@ class GetHealthResponse(_message.Message):
     WANTED_CONNECTIONS_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
+    ABSENT_NODES_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
     """This registry's clock, in milliseconds since the Unix epoch."""
     version: _builtins.str
@@ -1990,6 +1991,10 @@ class GetHealthResponse(_message.Message):
     def backup(self) -> Global___BackupInfo:
         """Absent when no back-up is recorded, and while the store is away."""
 
+    @_builtins.property
+    def absent_nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AbsentNode]:
+        """Nodes that have joined and were not removed, whose certificates are good, and that no registry hears of; at most 64."""
+
     def __init__(
         self,
         *,
@@ -2007,14 +2012,41 @@ class GetHealthResponse(_message.Message):
         wanted_connections: _builtins.int = ...,
         created_at_ms: _builtins.int = ...,
         unit: _builtins.str = ...,
+        absent_nodes: _abc.Iterable[Global___AbsentNode] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "geoip", b"geoip", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "certificates", b"certificates", "created_at_ms", b"created_at_ms", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "domain", b"domain", "geoip", b"geoip", "max_connections", b"max_connections", "replicas", b"replicas", "store", b"store", "time_ms", b"time_ms", "unit", b"unit", "version", b"version", "wanted_connections", b"wanted_connections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent_nodes", b"absent_nodes", "backup", b"backup", "certificates", b"certificates", "created_at_ms", b"created_at_ms", "descriptors", b"descriptors", "descriptors_used", b"descriptors_used", "domain", b"domain", "geoip", b"geoip", "max_connections", b"max_connections", "replicas", b"replicas", "store", b"store", "time_ms", b"time_ms", "unit", b"unit", "version", b"version", "wanted_connections", b"wanted_connections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetHealthResponse: _TypeAlias = GetHealthResponse  # noqa: Y015
+
+@_typing.final
+class AbsentNode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_END_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    region: _builtins.str
+    certificate_end_s: _builtins.int
+    """When its certificate ends, in seconds since the Unix epoch: it is let in until then."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        region: _builtins.str = ...,
+        certificate_end_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_end_s", b"certificate_end_s", "name", b"name", "region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbsentNode: _TypeAlias = AbsentNode  # noqa: Y015
 
 @_typing.final
 class ReplicaHealth(_message.Message):

@@ -1,8 +1,10 @@
 """Nodes as the registry knows them: reached, ready, with certificates for every region, with room."""
 
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Final
 
+from portway_proto.v1.admin_pb2 import AbsentNode
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, REACH_FAILED, REACH_TRYING, NodeInfo
 from portway_runtime.endpoints import Endpoint
 
@@ -36,6 +38,7 @@ def judge_nodes(facts: ClusterFacts) -> list[Finding]:
         ]
     zones = frozenset(f"{region}.{facts.domain}" for region in facts.regions)
     found = [finding for node in facts.nodes for finding in _judge_node(node, zones)]
+    found += [] if facts.health is None else map(_absent, facts.health.absent_nodes)
     ready = Counter(node.region for node in facts.nodes if is_ready(node))
     for region in facts.regions:
         if not ready[region]:
@@ -61,6 +64,19 @@ def judge_nodes(facts: ClusterFacts) -> list[Finding]:
                 )
             )
     return found
+
+
+def _absent(node: AbsentNode) -> Finding:
+    end = datetime.fromtimestamp(node.certificate_end_s, UTC)
+    return Finding(
+        "node-absent",
+        Severity.WARNING,
+        node.name,
+        f"Node {node.name} of region {node.region} has joined the cluster, and no registry hears of it.",
+        f"Others do its work. After {end:%Y-%m-%d %H:%M} UTC, when its certificate ends, it is let in no more.",
+        f"Start its machine; there, {at_either('journalctl -u', 'portway-relay')} says what it waits for. If it is "
+        f"gone for good: `portway-admin node remove {node.name}`.",
+    )
 
 
 def _judge_node(node: NodeInfo, zones: frozenset[str]) -> list[Finding]:

@@ -19,11 +19,12 @@ from portway_runtime.version import VERSION
 from portway_registry.backup.moving import last_backup, note_backup
 from portway_registry.errors import InvalidRequest, StoreUnavailable
 from portway_registry.state.audit import Audit
-from portway_registry.state.records import BackupRecord, ReplicaRecord
-from portway_registry.state.views import View
+from portway_registry.state.records import BackupRecord, Order
+from portway_registry.state.views import Views
 from portway_registry.store.contract import MemberHealth, Store, StoreHealth
 
 _LONGEST_BY: Final = 100  # characters
+_MOST_ABSENT: Final = 64  # nodes, as admin.proto says
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,13 @@ class Health:
     def __init__(
         self,
         store: Store,
-        replicas: View[ReplicaRecord],
+        views: Views,
         audit: Audit,
         now_ms: Callable[[], int],
         around: Surroundings,
     ) -> None:
         self._store = store
-        self._replicas = replicas
+        self._views = views
         self._audit = audit
         self._now_ms = now_ms
         self._around = around
@@ -74,7 +75,7 @@ class Health:
                     started_at_ms=one.started_at_ms,
                     answers=one.id == around.replica_id,
                 )
-                for one in sorted(self._replicas.values(), key=lambda one: one.id)
+                for one in sorted(self._views.replicas.values(), key=lambda one: one.id)
             ],
             certificates=[
                 pb.CertificateHealth(name=name, end_s=int(one.end.timestamp()), remedy=one.remedy)
@@ -88,6 +89,7 @@ class Health:
             max_connections=around.max_connections,
             wanted_connections=around.wanted_connections,
             created_at_ms=around.created_at_ms,
+            absent_nodes=self._absent(),
             unit=own_unit(),
         )
 
@@ -99,6 +101,17 @@ class Health:
         await note_backup(self._store, made.at_ms, records=0, by=made_by)
         await self._audit.add_done(actor, "backup.note", made_by)
         return _told(made)
+
+    def _absent(self) -> list[pb.AbsentNode]:
+        removed = {one.node for one in self._views.orders.values() if one.order is Order.REMOVE}
+        missing = [
+            pb.AbsentNode(name=one.node, region=one.region, certificate_end_s=one.issued_until_ms // 1000)
+            for one in self._views.identities.values()
+            if one.issued_until_ms > self._now_ms()
+            and one.node not in removed
+            and self._views.nodes.get(one.node) is None
+        ]
+        return sorted(missing, key=lambda one: one.name)[:_MOST_ABSENT]
 
     async def _backup(self) -> BackupRecord | None:
         try:

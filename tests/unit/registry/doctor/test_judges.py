@@ -144,6 +144,15 @@ def test_regions_need_nodes() -> None:
     assert drained[1].subject == "fra"
 
 
+def test_a_node_that_is_away_is_named() -> None:
+    """With the time until which it may come back, and what to do if it does not."""
+    away = pb.AbsentNode(name="iad-7", region="iad", certificate_end_s=1_800_000_000)
+    (found,) = judge_nodes(facts(*PAIR, health=healthy(absent_nodes=[away])))
+    assert (found.kind, found.severity, found.subject) == ("node-absent", Severity.WARNING, "iad-7")
+    assert "After 2027-01-15 08:00 UTC" in found.why
+    assert "`portway-admin node remove iad-7`" in found.mend
+
+
 @pytest.mark.parametrize(
     ("link", "expected"),
     [

@@ -52,6 +52,11 @@ class AdminCalls:
             request = admin_pb2.ListNodesRequest()
             return list(AdminStub(channel).ListNodes(request, timeout=TIMEOUT, metadata=self._metadata).nodes)
 
+    def health(self) -> admin_pb2.GetHealthResponse:
+        """What the registry says of itself and the cluster."""
+        with self._channel() as channel:
+            return AdminStub(channel).GetHealth(admin_pb2.GetHealthRequest(), timeout=TIMEOUT, metadata=self._metadata)
+
     def order(self, node: str, order: "admin_pb2.NodeOrder.ValueType") -> None:
         """Give a node an order: cordon, drain, remove or serve."""
         with self._channel() as channel:
