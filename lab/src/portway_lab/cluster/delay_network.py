@@ -1,6 +1,6 @@
 """Program: network namespaces whose packets to each other are delayed, as if they were far apart.
 
-usage: delay_network.py --ready-file FILE --control SOCKET --place NAME=ADDRESS ... --delay NAME/NAME=MS ...
+usage: delay_network.py --ready-file FILE --control SOCKET --place NAME=ADDRESS[,ADDRESS] ... --delay NAME/NAME=MS ...
            [--default-routes]
 
 Delays are one way, in milliseconds. Each place is a namespace with a TUN device; this process moves packets from device
@@ -69,7 +69,7 @@ class Fabric:
 
     def __init__(
         self,
-        places: dict[str, str],
+        places: dict[str, list[str]],
         delays: dict[frozenset[str], float],
         control: socket.socket,
         *,
@@ -87,19 +87,23 @@ class Fabric:
 
     def open(self) -> None:
         _sweep()
-        for number, (place, address) in enumerate(self._places.items()):
+        for number, (place, addresses) in enumerate(self._places.items()):
             name = namespace(place, os.getpid())
             _ip("netns", "add", name)
             link = f"pw{os.getpid()}n{number}"
             device = _make_device(link)
             _ip("link", "set", link, "netns", name)
-            _ip("-n", name, "addr", "add", f"{address}/24", "dev", link)
             _ip("-n", name, "link", "set", "lo", "up")
             _ip("-n", name, "link", "set", link, "txqueuelen", "5000", "up")
-            if self._default_routes:
-                _ip("-n", name, "route", "add", "default", "dev", link)
+            for address in addresses:
+                of_ipv6 = ":" in address
+                # Nobody else can have it: it is to be used at once.
+                length, family, use = ("64", "-6", ["nodad"]) if of_ipv6 else ("24", "-4", [])
+                _ip("-n", name, family, "addr", "add", f"{address}/{length}", "dev", link, *use)
+                if self._default_routes:
+                    _ip("-n", name, family, "route", "add", "default", "dev", link)
+                self._by_address[socket.inet_pton(socket.AF_INET6 if of_ipv6 else socket.AF_INET, address)] = device
             self._devices[device] = place
-            self._by_address[socket.inet_aton(address)] = device
 
     def close(self) -> None:
         for place in self._places:
@@ -129,7 +133,7 @@ class Fabric:
                 packet = os.read(device, _LARGEST_PACKET)
             except BlockingIOError:
                 return
-            target = self._by_address.get(packet[16:20]) if packet[0] >> 4 == 4 else None
+            target = self._by_address.get(packet[16:20] if packet[0] >> 4 == 4 else packet[24:40])
             if target is None:
                 continue
             pair = self._devices[device], self._devices[target]
@@ -183,10 +187,11 @@ def main() -> None:
     parser.add_argument("--ready-file", type=Path, required=True, help="is written when the namespaces are there")
     parser.add_argument("--control", type=Path, required=True, help="socket for cut and mend")
     parser.add_argument("--default-routes", action="store_true", help="every address is looked for in this network")
-    parser.add_argument("--place", action="append", required=True, metavar="NAME=ADDRESS")
+    parser.add_argument("--place", action="append", required=True, metavar="NAME=ADDRESS[,ADDRESS]")
     parser.add_argument("--delay", action="append", default=[], metavar="NAME/NAME=MS", help="one way")
     arguments = parser.parse_args()
-    places = dict(text.split("=", 1) for text in arguments.place)
+    named = (text.split("=", 1) for text in arguments.place)
+    places = {name: addresses.split(",") for name, addresses in named}
     delays = {}
     for text in arguments.delay:
         pair, _, milliseconds = text.rpartition("=")

@@ -30,12 +30,13 @@ Distances = Mapping[tuple[str, str], float]
 @dataclass(frozen=True, slots=True)
 class Place:
     """A namespace; `access` is the round trip to its region's exchange, in milliseconds. `address`: of IPv4; one is
-    made by default."""
+    made by default. `address6`: of IPv6, which it has only then."""
 
     name: str
     region: str
     access: float = 0.5
     address: str = ""
+    address6: str = ""
 
 
 def round_trip(one: Place, other: Place, distances: Distances) -> float:
@@ -110,8 +111,9 @@ def start_network(
     addresses = {place.name: place.address or _ADDRESS.format(number) for number, place in enumerate(places, 1)}
     control = processes.folder / "network.control"
     words = ["--default-routes"] if default_routes else []
-    for name, address in addresses.items():
-        words += ["--place", f"{name}={address}"]
+    for place in places:
+        given = [addresses[place.name], *([place.address6] if place.address6 else [])]
+        words += ["--place", f"{place.name}={','.join(given)}"]
     for one, other in itertools.combinations(places, 2):
         words += ["--delay", f"{one.name}/{other.name}={round_trip(one, other, distances) / 2}"]
     process = processes.start("network", [sys.executable, _PROGRAM, "--control", control, *words], ready_flag=True)
