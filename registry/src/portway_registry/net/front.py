@@ -26,8 +26,9 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Listener, finish
+from portway_runtime.parse_results import Invalid, NeedMore
 from portway_runtime.proxy_headers import UnexpectedProxyHeaders
-from portway_runtime.proxy_protocol import Invalid, NeedMore, Parsed, parse
+from portway_runtime.proxy_protocol import Parsed, parse
 from portway_runtime.tasks import Tasks
 from portway_runtime.time_limit import time_limit
 
@@ -64,7 +65,7 @@ class Headed:
     header: Parsed
 
 
-def first_message(data: bytes) -> Hello | Headed | int:
+def first_message(data: bytes) -> Hello | Headed | NeedMore:
     """As `first_record`, also behind a PROXY header of version 2."""
     if not _V2_BEGINS.startswith(data[: len(_V2_BEGINS)]):
         return first_record(data)
@@ -72,24 +73,25 @@ def first_message(data: bytes) -> Hello | Headed | int:
     if isinstance(header, Invalid):
         return Hello.OTHER
     if isinstance(header, NeedMore):
-        return header.size
+        return header
     behind = data[header.length :]
-    hello = first_record(behind) if behind else 1
-    if isinstance(hello, int):
-        return header.length + hello
+    hello = first_record(behind) if behind else NeedMore(1)
+    if isinstance(hello, NeedMore):
+        return NeedMore(header.length + hello.size)
     return Headed(header) if hello is Hello.TLS else hello
 
 
-def first_record(data: bytes) -> Hello | int:
-    """Whether the first TLS record, which holds a ClientHello or its beginning, is whole; else the bytes it needs."""
+def first_record(data: bytes) -> Hello | NeedMore:
+    """Whether the first TLS record is whole. It holds a ClientHello or its beginning."""
     if data[0] != _HANDSHAKE:
         return Hello.OTHER
     if len(data) < _RECORD_HEADER:
-        return _RECORD_HEADER
+        return NeedMore(_RECORD_HEADER)
     length = int.from_bytes(data[3:_RECORD_HEADER], "big")
     if not 0 < length <= _LONGEST_RECORD:
         return Hello.OTHER
-    return Hello.TLS if len(data) >= _RECORD_HEADER + length else _RECORD_HEADER + length
+    end = _RECORD_HEADER + length
+    return Hello.TLS if len(data) >= end else NeedMore(end)
 
 
 class Front:

@@ -21,6 +21,7 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Listener
+from portway_runtime.parse_results import Invalid
 from portway_runtime.proxy_headers import UnexpectedProxyHeaders
 from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixQueue, PrefixShares
@@ -29,7 +30,6 @@ from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.client_hello import Invalid
 from portway_relay.ingress.decision import (
     Alert,
     ClientLane,
