@@ -40,7 +40,7 @@ class DnsUpkeep:
         await self._lookout.run(
             [
                 views.nodes.subscribe(self._node_changed),
-                views.orders.subscribe(lambda old, new: self._lookout.notice()),
+                views.orders.subscribe(self._lookout.notice),
             ]
         )
 
