@@ -12,7 +12,8 @@ import pytest
 import trustme
 from portway_proto.v1.mesh_pb2 import Reachability
 from portway_proto.v1.types_pb2 import REACH_FAILED
-from portway_testkit.clusters.registry import NodeStream, Pki, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import Pki, node_info, running
 
 PRIVATE = "from the registry: a private address, which is not dialled"
 
