@@ -67,9 +67,7 @@ async def told(pki: Pki, folder: Path, host: str, port: int, allowed: str) -> Re
         return (await node.until(failed))[0]
 
 
-async def test_a_public_registry_dials_nothing_of_its_own_network(
-    pki: Pki, tmp_path: Path, closed_port: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_public_registry_dials_nothing_of_its_own_network(pki: Pki, tmp_path: Path, closed_port: int) -> None:
     """An open port, a closed one and the address of a cloud's metadata look the same; none is dialled."""
     async with Service(says=b"SSH-2.0-OpenSSH_9.2p1\r\n").listening() as service:
         answers = [

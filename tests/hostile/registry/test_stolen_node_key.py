@@ -31,7 +31,7 @@ TRIES = 10
 
 
 @pytest.fixture
-def config(pki: Pki, config: Config) -> Config:
+def config(config: Config) -> Config:
     """A registry that nodes pass connections on to, with few places."""
     metrics = Endpoint("127.0.0.1", 0)
     return replace(config, registry_name=NAME, max_connections=PLACES, metrics_listen=metrics)

@@ -46,7 +46,6 @@ _IN_FLIGHT: Final = 8  # enough that the registry always has a request to answer
 _REGIONS: Final = 50
 _TUNNELS_OF_A_SESSION: Final = 10
 _KEEP_ALIVE: Final = 5.0  # seconds between keep-alives, as a node sends them
-_FRANKFURT: Final = Position(50.1, 8.7)
 
 
 def nodes(number: int) -> list[NodeInfo]:

@@ -169,7 +169,7 @@ async def test_without_an_address_nothing_listens(open_port: Open) -> None:
     assert open_port(http_listen=HttpListen.DEFAULT).listening is None
 
 
-async def test_behind_a_balancer_requests_are_the_visitors(open_port: Open, clock: ManualClock) -> None:
+async def test_behind_a_balancer_requests_are_the_visitors(open_port: Open) -> None:
     """Each of them has its rate; the balancer has none, and has to say whose a request is."""
     balancer = (ip_network("127.0.0.1"),)
     port = open_port(

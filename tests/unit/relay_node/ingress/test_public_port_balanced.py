@@ -11,7 +11,6 @@ from portway_relay.ingress.decision import Alert
 from portway_relay.visits import VisitedName
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.proxy_protocol import ProxyHeader, encode_v1, encode_v2
-from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.front_door import GREETING, HOST, NODE, Around, FrontMaker
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
@@ -124,7 +123,7 @@ async def test_a_health_check_is_served_from_the_balancers_address(open_front: F
     assert front.arrivals.rejected == {"unrecognized_name": 1}
 
 
-async def test_rates_are_those_of_the_visitors(open_front: FrontMaker, clock: ManualClock) -> None:
+async def test_rates_are_those_of_the_visitors(open_front: FrontMaker) -> None:
     """One that comes too fast is turned away, and no other of the same balancer; who waits for a header spends none."""
     front = open_front(proxy_protocol_from=BALANCERS, limits={"connections_per_second": 1, "connection_burst": 2})
     port = front.address.listening.port

@@ -218,12 +218,6 @@ class EtcdServer:
         self._post("/v3/auth/enable")
         self._user = (name, password)
 
-    def change_password(self, password: str) -> None:
-        """Change the user's password, which makes all its tokens invalid."""
-        assert self._user is not None, "demand_user comes first"
-        self._post("/v3/auth/user/changepw", name=self._user[0], password=password)
-        self._user = (self._user[0], password)
-
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None, "etcd does not run"
         self._process.send_signal(number)
