@@ -20,12 +20,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import trustme
+from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
 
 _START_SECONDS = 20.0  # on a busy machine; an idle one needs 0.2
@@ -289,6 +290,16 @@ class EtcdTrio:
     def leader(self) -> EtcdServer:
         """The present leader."""
         return next(member for member in self.members if member.leads())
+
+
+@contextlib.asynccontextmanager
+async def opened(spec: EtcdSpec) -> AsyncIterator[EtcdStore]:
+    """A store on it, until the block ends."""
+    store = EtcdStore(spec)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @contextlib.contextmanager
