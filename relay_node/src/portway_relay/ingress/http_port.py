@@ -1,11 +1,12 @@
 """The plain HTTP port, which only redirects: port 80 beside a public port 443, or where the configuration says.
 
-Here: whether and where it listens. Not here: accepting (arrivals.py), the answers (plain_visitors.py).
+Here: whether and where it listens. Not here: accepting (portway_runtime.arrivals), the answers (plain_visitors.py).
 """
 
 import logging
 import socket
 
+from portway_runtime.arrivals import Arrivals
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import ListenError
@@ -13,7 +14,6 @@ from portway_runtime.listening import open_sockets
 from portway_runtime.rates import AddressRate
 
 from portway_relay.config import HttpListen, NodeConfig
-from portway_relay.ingress.arrivals import Arrivals
 from portway_relay.ingress.plain_visitors import PlainVisitors
 from portway_relay.net.plain_http import Request, read_request
 
@@ -29,7 +29,13 @@ class HttpPort:
         self._visitors = visitors
         self._rate = rate
         self.arrivals = Arrivals[Request | None](
-            "plain HTTP", read_request, self._peeked, self._refusal, config=config, clock=clock
+            "plain HTTP",
+            read_request,
+            self._peeked,
+            self._refusal,
+            balancers=config.proxy_protocol_from,
+            limits=config.arrival_limits,
+            clock=clock,
         )
         self.listening: Endpoint | None = None  # None while it is closed
 
@@ -59,7 +65,7 @@ class HttpPort:
 
     def _peeked(self, sock: socket.socket, peer: Endpoint, request: Request | None, first_bytes: bytes) -> None:
         if request is None:
-            is_proxied = self.arrivals.unexpected_headers.notice(first_bytes, peer)
+            is_proxied = self.arrivals.is_proxied(first_bytes, peer)
             self.arrivals.turn_away(sock, "proxy_header" if is_proxied else "not_http")
         else:
             self._visitors.answer(sock, peer, request)

@@ -15,6 +15,7 @@ from typing import Final, TypeVarTuple
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
+from portway_runtime.arrivals import Arrivals
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.parse_results import Invalid
@@ -25,7 +26,6 @@ from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.arrivals import Arrivals
 from portway_relay.ingress.decision import (
     Alert,
     ClientLane,
@@ -130,7 +130,13 @@ class PublicPort:
         self._finding = PrefixShares(limits.max_half_open, clock)
         self._unknown_names = AddressRate(limits.unknown_names_per_second, limits.unknown_name_burst, clock)
         self.arrivals = Arrivals[FirstMessage](
-            "public", read_hello, self._peeked, self._refusal, config=config, clock=clock
+            "public",
+            read_hello,
+            self._peeked,
+            self._refusal,
+            balancers=config.proxy_protocol_from,
+            limits=config.arrival_limits,
+            clock=clock,
         )
         self._visitors = _TurnQueue(limits.hellos_per_turn)
         self._lanes = _TurnQueue(limits.hellos_per_turn)
@@ -177,7 +183,7 @@ class PublicPort:
         visits in progress must move in between. Visitors and lanes queue apart, as thousands of lanes may come at once,
         and in each queue prefixes of addresses take turns.
         """
-        if isinstance(hello, Invalid) and self.arrivals.unexpected_headers.notice(first_bytes, peer):
+        if isinstance(hello, Invalid) and self.arrivals.is_proxied(first_bytes, peer):
             self._refuse(sock, Alert.DECODE_ERROR, "proxy_header")
             return
         zones, server_name = self._certificates().zones.keys(), self._config.server_name

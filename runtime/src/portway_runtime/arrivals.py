@@ -1,25 +1,39 @@
-"""What the public port and the plain HTTP port have in common: connections until their first bytes have been seen.
+"""A port whose connections say by their first bytes what they are: each from its arrival until these have been seen.
 
-Here: accepting, behind balancers as well, waiting within the node's limits, and the counts of both. Not here: what the
-first bytes mean, and what becomes of a connection (public_port.py, http_port.py).
+Here: accepting, behind balancers as well, waiting within limits, counting. Not here: what the first bytes mean, and
+what becomes of a connection.
 """
 
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from portway_runtime.balancers import BalancedConnections
+from portway_runtime.balancers import BalancedConnections, Network
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes, Seen
-from portway_runtime.listener import Listener
+from portway_runtime.listener import BATCH, Listener
 from portway_runtime.parse_results import NeedMore
-from portway_runtime.proxy_headers import UnexpectedProxyHeaders
-
-from portway_relay.config import NodeConfig
+from portway_runtime.proxy_headers import notice_header
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalLimits:
+    """Bounds of connections whose first bytes are awaited.
+
+    time_limit: seconds for the first bytes, and before them for a balancer's header.
+    capacity, capacity_per_address: connections that may wait for them; at a limit the oldest is closed.
+    batch: connections accepted in one turn of the loop.
+    """
+
+    time_limit: float
+    capacity: int
+    capacity_per_address: int
+    batch: int = BATCH
 
 
 class Arrivals(Generic[T]):
@@ -32,35 +46,36 @@ class Arrivals(Generic[T]):
         seen: Seen[T],
         refusal: Callable[[str], str],
         *,
-        config: NodeConfig,
+        balancers: Sequence[Network],
+        limits: ArrivalLimits,
         clock: Monotonic,
     ) -> None:
         """
         port: how it is called in the log.
         read, seen: as FirstBytes has them.
         refusal: called with the host of each peer; the reason for which its connection is closed unread, "" for none.
+        balancers: networks of load balancers in front.
         """
-        limits = config.limits
-        self._batch = limits.accepts_per_turn
+        self._port = port
+        self._batch = limits.batch
         self._refusal = refusal
         self._first_bytes = FirstBytes[T](
             read,
             seen,
-            time_limit=limits.hello_time,
-            capacity=limits.max_half_open,
-            capacity_per_address=limits.max_half_open_per_address,
+            time_limit=limits.time_limit,
+            capacity=limits.capacity,
+            capacity_per_address=limits.capacity_per_address,
             clock=clock,
         )
         self._balanced = BalancedConnections(
             port,
-            config.proxy_protocol_from,
-            time_limit=limits.hello_time,
-            capacity=limits.max_half_open,
+            balancers,
+            time_limit=limits.time_limit,
+            capacity=limits.capacity,
             clock=clock,
             refused=self._count,
         )
         self._listener: Listener | None = None
-        self.unexpected_headers = UnexpectedProxyHeaders(port)
         self.accepted = 0
         self.rejected: Counter[str] = Counter()  # by reason
 
@@ -87,6 +102,10 @@ class Arrivals(Generic[T]):
     def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept on these listening sockets, which are owned from now on."""
         self._listener = Listener(sockets, self._arrived, batch=self._batch)
+
+    def is_proxied(self, first_bytes: bytes, peer: Endpoint) -> bool:
+        """Whether a connection that the port does not serve begins with a PROXY header, which is logged."""
+        return notice_header(first_bytes, peer, port=self._port)
 
     def turn_away(self, sock: socket.socket, reason: str) -> None:
         """Close a connection, and count it."""
