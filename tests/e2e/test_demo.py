@@ -63,7 +63,7 @@ def _wait_gone(pid: int) -> None:
 
 
 @pytest.fixture
-def temporary(tmp_path: Path) -> Iterator[dict[str, str]]:
+def temporary() -> Iterator[dict[str, str]]:
     """An environment whose temporary folder is the test's own; a short path, for it becomes part of others."""
     with tempfile.TemporaryDirectory(prefix="pw-") as folder:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PORTWAY_")}

@@ -52,7 +52,7 @@ def demo() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def surroundings(tmp_path: Path) -> Iterator[Callable[[Path, Path, Path], dict[str, int]]]:
+def surroundings() -> Iterator[Callable[[Path, Path, Path], dict[str, int]]]:
     """What a page takes for granted on its machine: it starts that, and returns the ports for the usual ones."""
     with ExitStack() as stack:
 

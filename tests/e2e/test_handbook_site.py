@@ -94,7 +94,7 @@ def served(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.browser
-def test_a_browser_asks_nobody_else_and_draws_the_diagrams(served: str, tmp_path: Path) -> None:
+def test_a_browser_asks_nobody_else_and_draws_the_diagrams(served: str) -> None:
     """With its search, its diagrams and its styles, as a reader sees them."""
     from playwright.sync_api import sync_playwright  # there with the e2e group alone; other tests do without
 

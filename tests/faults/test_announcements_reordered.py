@@ -12,7 +12,8 @@ from portway_proto.wire.limits import PROTOCOL_VERSION
 from portway_proto.wire.statements import SigningKey
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.clusters.mesh import NodeIdentities, identity
-from portway_testkit.clusters.registry import NodeStream, channel, client_of, node_info
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import channel, client_of, node_info
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.signers import AnnouncedClient, SessionSigner, label_of, tunnel_info

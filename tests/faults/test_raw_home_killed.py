@@ -10,10 +10,10 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway.engine import engine_thread as thread
 from portway_lab.cluster.portway import Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_testkit.clusters.admin_calls import AdminCalls
+from portway_testkit.fixtures import as_client_of
 from portway_testkit.visitors.origins import TcpOrigin, echo
 from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually
@@ -29,12 +29,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     plans = tuple(NodePlan(name, "fra", 50.1, 8.7, host=host) for name, host in HOSTS.items())
     with tempfile.TemporaryDirectory(prefix="pw-") as folder, Processes(Path(folder)) as processes:
         cluster = start_cluster(processes, plans)
-        for name, value in cluster.exports.items():
-            monkeypatch.setenv(name, value)
-        try:
+        with as_client_of(cluster.exports, monkeypatch):
             yield cluster
-        finally:
-            thread.stop_engine()
 
 
 def answers(host: str, port: int, message: bytes) -> bool:

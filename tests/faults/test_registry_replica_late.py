@@ -22,7 +22,8 @@ from portway_registry.state.records import encode
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.hand_grants import Grants, grants_of
 from portway_testkit.clusters.mesh import NodeIdentities, connected
-from portway_testkit.clusters.registry import NodeStream, StreamEnded, channel, client_of, node_info
+from portway_testkit.clusters.node_stream import NodeStream, StreamEnded
+from portway_testkit.clusters.registry import channel, client_of, node_info
 from portway_testkit.clusters.replicas import Replicas, with_a_late_replica
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_lane import HandLane

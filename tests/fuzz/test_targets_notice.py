@@ -14,10 +14,11 @@ from portway_proto.wire.lane import Ending, LaneState, Phase, Take
 from portway_relay.dns import query
 from portway_relay.dns.query import Subnet
 from portway_relay.ingress import client_hello
-from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed
+from portway_relay.ingress.client_hello import Parsed
 from portway_relay.net import http_pages, plain_http
 from portway_relay.net.plain_http import Request
 from portway_runtime import connect_dialogue
+from portway_runtime.parse_results import Invalid, NeedMore
 from portway_testkit.fuzzing import hello_target, lane_target, request_target
 from portway_testkit.fuzzing.edits import random_input
 from portway_testkit.fuzzing.targets import TARGETS
@@ -70,7 +71,7 @@ def _any_target(patch: pytest.MonkeyPatch) -> None:
 def _the_last_host(patch: pytest.MonkeyPatch) -> None:
     really = plain_http.read_request
 
-    def read_request(data: bytes) -> Request | int | None:
+    def read_request(data: bytes) -> Request | NeedMore | None:
         answer = really(data)
         last = re.findall(rb"\nhost:(.*)\n", data.lower())
         return Request(answer.target, last[-1]) if isinstance(answer, Request) and last else answer

@@ -12,7 +12,8 @@ import pytest
 import trustme
 from portway_proto.v1.mesh_pb2 import Reachability
 from portway_proto.v1.types_pb2 import REACH_FAILED
-from portway_testkit.clusters.registry import NodeStream, Pki, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import Pki, node_info, running
 
 PRIVATE = "from the registry: a private address, which is not dialled"
 
@@ -66,9 +67,7 @@ async def told(pki: Pki, folder: Path, host: str, port: int, allowed: str) -> Re
         return (await node.until(failed))[0]
 
 
-async def test_a_public_registry_dials_nothing_of_its_own_network(
-    pki: Pki, tmp_path: Path, closed_port: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_public_registry_dials_nothing_of_its_own_network(pki: Pki, tmp_path: Path, closed_port: int) -> None:
     """An open port, a closed one and the address of a cloud's metadata look the same; none is dialled."""
     async with Service(says=b"SSH-2.0-OpenSSH_9.2p1\r\n").listening() as service:
         answers = [

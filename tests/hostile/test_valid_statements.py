@@ -18,7 +18,8 @@ from portway_proto.wire.frames import FrameType, encode_frame
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN, PROTOCOL_VERSION
 from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.hand_grants import Grants
-from portway_testkit.clusters.registry import NodeStream, node_info
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import node_info
 from portway_testkit.fixtures import AsClient
 from portway_testkit.signers import SessionSigner, now_ms, tunnel_info
 from portway_testkit.visitors.origins import TcpOrigin

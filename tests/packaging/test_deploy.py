@@ -84,7 +84,7 @@ def test_a_node_s_settings_that_are_comments_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["embedded:memory", "etcd:https://etcd-1:2379"])
-def test_the_first_admin_token_has_a_file_with_every_store(store: str, tmp_path: Path) -> None:
+def test_the_first_admin_token_has_a_file_with_every_store(store: str) -> None:
     """In the folder that only the registry's user can enter."""
     config = registry_config.load({"store": store}, {}, _SYSTEMD / "registry.toml")
     assert config.first_admin_token_file() == Path("/var/lib/portway-registry/admin-token")

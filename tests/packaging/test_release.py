@@ -45,7 +45,7 @@ def test_a_checkout_with_changes_is_not_released(
 
 
 def test_a_release_is_not_put_beside_another(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What an older one left would be in the checksums."""
     monkeypatch.setattr(command, "ROOT", checkout)

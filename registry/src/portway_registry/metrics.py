@@ -91,7 +91,7 @@ class _Cluster(Collector):
             "portway_registry_connections_ended", "connections that the registry ended", labels=("port", "reason")
         )
         for port, front in self._fronts.items():
-            accepted.add_metric((port,), front.accepted)
+            accepted.add_metric((port,), front.arrivals.accepted)
             for stage, number in front.connections().items():
                 stages.add_metric((port, stage), number)
             for reason, number in front.ended().items():

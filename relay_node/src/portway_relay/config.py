@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from portway_proto.records import ip_addresses
 from portway_proto.wire.labels import LABEL_LENGTH
+from portway_runtime.arrivals import ArrivalLimits
 from portway_runtime.balancers import Network
 from portway_runtime.endpoints import Endpoint, is_host
 from portway_runtime.identities import DNS_LABEL, node_name
@@ -283,6 +284,14 @@ class NodeConfig:
         if self.http_listen is HttpListen.OFF or self.listen.port != _HTTPS_PORT:
             return None
         return Endpoint(self.listen.host, _HTTP_PORT)
+
+    @property
+    def arrival_limits(self) -> ArrivalLimits:
+        """Those of the public port and of the plain HTTP port, each by itself."""
+        limits = self.limits
+        return ArrivalLimits(
+            limits.hello_time, limits.max_half_open, limits.max_half_open_per_address, limits.accepts_per_turn
+        )
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot work, before anything is started."""

@@ -151,9 +151,9 @@ class Lifecycle:
         """At all ports at once; those who came before are accepted, and have the rest of the time to say what they
         want."""
         self._raw_ports.open_no_more()
-        ports = (self._public_port, self._http_port, self._raw_ports)
+        ports = (self._public_port.arrivals, self._http_port.arrivals, self._raw_ports)
         await finish([listener for port in ports for listener in port.listeners], within=within / 2)
-        await asyncio.gather(self._public_port.heard(), self._http_port.heard())
+        await asyncio.gather(self._public_port.arrivals.heard(), self._http_port.arrivals.heard())
 
     async def _over(self) -> None:
         """Wait until those who came before are handed on, and all visits and calls to registries have ended."""

@@ -76,8 +76,7 @@ class _Node(Collector):
             "raw_ports_resting": ("raw TCP ports that rest after their release", counts.raw_ports_resting),
             "registry_connected": ("1 while a registry has this node registered", int(counts.registry_connected)),
         }
-        for name, (description, value) in gauges.items():
-            yield GaugeMetricFamily(f"portway_relay_{name}", description, value=value)
+        yield from _gauges(gauges)
         ends = _gauge("certificate_end_timestamp_seconds", "Unix time at which a certificate ends", "certificate")
         for name, end in counts.certificate_ends.items():
             ends.add_metric((name,), end)
@@ -97,8 +96,7 @@ class _Node(Collector):
             "received_bytes": ("bytes from visitors", carrier.bytes_in),
             "sent_bytes": ("bytes to visitors", carrier.bytes_out),
         }
-        for name, (description, value) in totals.items():
-            yield CounterMetricFamily(f"portway_relay_{name}", description, value=value)
+        yield from _totals(totals)
         yield _by("turned_away", "connections turned away", "reason", counts.rejected)
         yield _by("visits_ended", "visits ended", "outcome", counts.outcomes)
         yield _by("passages_ended", "connections for the registry that have ended", "outcome", counts.passage_outcomes)
@@ -136,8 +134,7 @@ def _mesh(counts: MeshCounts) -> Iterator[Metric]:
         "mesh_lanes_taken": ("lanes that other nodes dialled to this one", counts.inbound_lanes),
         "routes": ("remembered labels of other nodes", counts.routes),
     }
-    for name, (description, value) in gauges.items():
-        yield GaugeMetricFamily(f"portway_relay_{name}", description, value=value)
+    yield from _gauges(gauges)
     lookups = CounterMetricFamily(
         "portway_relay_lookups", "lookups of labels, by source of the answer", labels=("answered_by", "outcome")
     )
@@ -155,14 +152,12 @@ def _dns(counts: DnsCounts) -> Iterator[Metric]:
         "dns_pauses": ("pauses of DNS, whose share of the event loop was used up", counts.pauses),
         "dns_seconds": ("seconds of the event loop that DNS took", counts.seconds),
     }
-    for name, (description, value) in totals.items():
-        yield CounterMetricFamily(f"portway_relay_{name}", description, value=value)
+    yield from _totals(totals)
     gauges = {
         "dns_connections": ("connections of DNS over TCP", counts.connections),
         "dns_records_version": ("version of the DNS records, 0 before a registry listed them", counts.version),
     }
-    for name, (description, number) in gauges.items():
-        yield GaugeMetricFamily(f"portway_relay_{name}", description, value=number)
+    yield from _gauges(gauges)
 
 
 def exposition(counts: NodeCounts) -> bytes:
@@ -174,6 +169,18 @@ def exposition(counts: NodeCounts) -> bytes:
 
 def _gauge(name: str, description: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"portway_relay_{name}", description, labels=labels)
+
+
+def _gauges(values: Mapping[str, tuple[str, float]]) -> Iterator[Metric]:
+    """By name: what it is, and its value."""
+    for name, (description, value) in values.items():
+        yield GaugeMetricFamily(f"portway_relay_{name}", description, value=value)
+
+
+def _totals(values: Mapping[str, tuple[str, float]]) -> Iterator[Metric]:
+    """By name: what is counted, and how much there was since the start."""
+    for name, (description, value) in values.items():
+        yield CounterMetricFamily(f"portway_relay_{name}", description, value=value)
 
 
 def _by(name: str, description: str, label: str, values: Mapping[str, int]) -> Metric:

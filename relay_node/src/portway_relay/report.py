@@ -69,21 +69,21 @@ class Report:
     def counts(self) -> NodeCounts:
         """What the metrics show."""
         routing, serving = self._routing, self._serving
-        public_port, http_port, account = serving.public_port, serving.http_port, self._raw.sockets.account
+        public, http, account = serving.public_port, serving.http_port.arrivals, self._raw.sockets.account
         return NodeCounts(
             sessions=len(serving.sessions),
             sessions_away=serving.sessions.away,
             tunnels=len(routing.tunnels),
             visits=routing.visits.running,
-            half_open=public_port.half_open + http_port.half_open + self._raw.visitors.half_open,
+            half_open=public.half_open + http.half_open + self._raw.visitors.half_open,
             greeting=len(serving.greeter),
             raw_ports_held=account.held,
             raw_ports_resting=account.resting,
             registry_connected=routing.calls.connected,
             certificate_ends={name: end.timestamp() for name, end in self._base.expiry.ends().items()},
             lacking_regions=routing.lacking.regions,
-            connections=public_port.accepted + http_port.accepted,
-            accept_pauses=public_port.pauses + http_port.pauses,
+            connections=public.arrivals.accepted + http.accepted,
+            accept_pauses=public.arrivals.pauses + http.pauses,
             rejected=self._rejected(),
             outcomes=routing.visits.outcomes,
             passages=serving.passages.running,
@@ -105,11 +105,12 @@ class Report:
 
     def _rejected(self) -> dict[str, int]:
         serving, raw = self._serving, self._raw.visitors
-        ports = Counter(serving.public_port.rejected) + serving.http_port.rejected + raw.rejected
+        public, http = serving.public_port.arrivals, serving.http_port.arrivals
+        ports = Counter(public.rejected) + http.rejected + raw.rejected
         return {
             "raw_rate": 0,
             **(ports + serving.plain_visitors.turned_away),
-            "half_open": serving.public_port.evicted + serving.http_port.evicted + raw.evicted,
+            "half_open": public.evicted + http.evicted + raw.evicted,
             "greetings": serving.greeter.rejected,
             "greetings_stalled": serving.greeter.evicted,
             "peers": serving.inbound_lanes.rejected,

@@ -16,8 +16,9 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
 from portway_runtime.listener import Accepted
-from portway_runtime.proxy_headers import UnexpectedProxyHeaders
-from portway_runtime.proxy_protocol import Invalid, NeedMore, Parsed, parse
+from portway_runtime.parse_results import Invalid
+from portway_runtime.proxy_headers import notice_header
+from portway_runtime.proxy_protocol import Parsed, parse
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +84,9 @@ class BalancedConnections:
         self._balancers = Balancers(networks)
         self._refused = refused
         self._opaque = opaque
-        self._unexpected = UnexpectedProxyHeaders(port)
 
         def waiting(seconds: float) -> FirstBytes[Parsed | Invalid]:
-            return FirstBytes(_read, time_limit=seconds, capacity=capacity, capacity_per_address=capacity, clock=clock)
+            return FirstBytes(parse, time_limit=seconds, capacity=capacity, capacity_per_address=capacity, clock=clock)
 
         self._headers = waiting(time_limit)
         self._others = waiting(_LOOK)
@@ -144,7 +144,7 @@ class BalancedConnections:
     def _looked_at(
         self, accepted: Accepted, sock: socket.socket, peer: Endpoint, found: Parsed | Invalid, first_bytes: bytes
     ) -> None:
-        if isinstance(found, Parsed) and self._unexpected.notice(first_bytes, peer):
+        if isinstance(found, Parsed) and notice_header(first_bytes, peer, port=self._port):
             self._refuse(sock, "proxy_header")
         else:
             accepted(sock, peer)
@@ -152,8 +152,3 @@ class BalancedConnections:
     def _refuse(self, sock: socket.socket, reason: str) -> None:
         self._refused(reason)
         sock.close()
-
-
-def _read(data: bytes) -> Parsed | Invalid | int:
-    found = parse(data)
-    return found.size if isinstance(found, NeedMore) else found

@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.half_open import HalfOpenConnections
+from portway_runtime.parse_results import NeedMore
 
 T = TypeVar("T")
 # Called with socket, peer, what the first bytes are, and the bytes.
@@ -27,7 +28,7 @@ class FirstBytes(Generic[T]):
 
     def __init__(
         self,
-        read: Callable[[bytes], T | int],
+        read: Callable[[bytes], T | NeedMore],
         seen: Seen[T] | None = None,
         *,
         time_limit: float,
@@ -35,8 +36,7 @@ class FirstBytes(Generic[T]):
         capacity_per_address: int,
         clock: Monotonic,
     ) -> None:
-        """read: what the first bytes are; or an int, the number of bytes without which this cannot be said, above the
-            number that it was given.
+        """read: what the first bytes are, or NeedMore while this cannot be said.
         seen: called with socket, peer, what `read` returned, and the bytes, unless `add` names another. It takes the
             socket over; nothing was read from it, and its SO_RCVLOWAT is 1.
         time_limit: seconds for these bytes. A connection that exceeds it, or ends before, is closed, unless `add` says
@@ -85,7 +85,7 @@ class FirstBytes(Generic[T]):
         for connection in self._waiting:
             connection.drop()
 
-    def read(self, data: bytes) -> T | int:
+    def read(self, data: bytes) -> T | NeedMore:
         """For this module: what these first bytes are."""
         return self._read(data)
 
@@ -137,8 +137,8 @@ class _Connection(Generic[T]):
             self.give_up()
             return True
         found = self._first_bytes.read(data)
-        if isinstance(found, int):
-            return self._need(found)
+        if isinstance(found, NeedMore):
+            return self._need(found.size)
         self._stop_waiting()
         assert self._seen is not None, "the constructor or `add` says who sees the bytes"
         self._seen(self._sock, self._peer, found, data)

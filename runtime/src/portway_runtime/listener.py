@@ -17,6 +17,7 @@ from portway_runtime.descriptors import EXHAUSTED, first_reserved, lowest_free
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import endpoint_of, handshakes_in_progress, queued, refuse_connections
 from portway_runtime.time_limit import time_limit
+from portway_runtime.watched_sockets import Watchable, WatchedSockets
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +33,13 @@ _FIRST_LOOK: Final = 0.005
 _LONGEST_LOOK: Final = 0.1
 
 
-class Acceptable(Protocol):
+class Acceptable(Watchable, Protocol):
     """What a Listener needs of a listening socket."""
 
     def accept(self) -> tuple[socket.socket, tuple[object, ...]]: ...
-    def fileno(self) -> int: ...
     def getsockname(self) -> tuple[object, ...]: ...
     def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
     def getsockopt(self, level: int, option: int, size: int, /) -> bytes: ...
-    def close(self) -> None: ...
 
 
 class Listener:
@@ -56,15 +55,11 @@ class Listener:
         pause: seconds until accepting is tried again after descriptors ran out.
         """
         self._batch = batch
-        self._loop = asyncio.get_running_loop()
-        self._sockets = list(sockets)
         self._accepted = accepted
         self._pause = pause
-        self._timers: dict[Acceptable, asyncio.TimerHandle] = {}
         self._first_reserved = first_reserved()
         self.pauses = 0
-        for sock in self._sockets:
-            self._loop.add_reader(sock.fileno(), self._accept, sock)
+        self._sockets = WatchedSockets(sockets, self._accept, resumed=self._resumed)
 
     @property
     def ports(self) -> set[int]:
@@ -74,7 +69,7 @@ class Listener:
     @property
     def rests(self) -> bool:
         """Whether accepting pauses for want of descriptors."""
-        return bool(self._timers)
+        return self._sockets.pausing > 0
 
     def refuse(self) -> bool:
         """Refuse new connections; those whose handshake has begun are still accepted. False where the system cannot."""
@@ -87,25 +82,19 @@ class Listener:
         system cannot refuse: else they would keep this from ending. Where it does not say how many wait, a batch of
         each socket is accepted."""
         self.refuse()
-        for sock in list(self._sockets):
+        for sock in self._sockets:
             waiting = queued(sock)
             self._accept(sock, self._batch if waiting is None else waiting)
         self.close()
 
     def close(self) -> None:
         """Stop listening. The kernel resets connections that wait in its queue. May be called again."""
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
-        sockets, self._sockets = self._sockets, []
-        for sock in sockets:
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
+        self._sockets.close()
 
     def _accept(self, listening: Acceptable, most: int | None = None) -> None:
         """Accept `most` connections, a batch by default, as far as there are any; none during a pause."""
         for _ in range(self._batch if most is None else most):
-            if listening in self._timers or not self._sockets:
+            if not self._sockets.is_watched(listening):
                 return
             try:
                 if lowest_free(listening.fileno()) >= self._first_reserved:
@@ -123,17 +112,13 @@ class Listener:
             self._accepted(sock, endpoint_of(name))
 
     def _pause_accepting(self, listening: Acceptable, error: OSError) -> None:
-        if not self._timers:
+        if not self.rests:
             logger.warning("accepting pauses: %s; raise the limit (ulimit -n, LimitNOFILE)", error.strerror)
         self.pauses += 1
-        self._loop.remove_reader(listening.fileno())
-        self._timers[listening] = self._loop.call_later(self._pause, self._resume, listening)
+        self._sockets.pause(listening, self._pause)
 
-    def _resume(self, listening: Acceptable) -> None:
-        del self._timers[listening]
-        self._first_reserved = first_reserved()
-        self._loop.add_reader(listening.fileno(), self._accept, listening)
-        self._accept(listening)
+    def _resumed(self) -> None:
+        self._first_reserved = first_reserved()  # the limit may have been raised
 
 
 async def finish(listeners: Collection[Listener], *, within: float) -> None:

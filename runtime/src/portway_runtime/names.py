@@ -111,7 +111,7 @@ class Names:
                 self._start(host, answer)
             except RuntimeError as error:  # the process can have no further thread
                 failure = OSError(errno.ENOMEM, f"the name cannot be looked up: {error}")
-                self._loop.call_soon(self._found, host, answer, failure)
+                self._loop.call_soon(self._found, answer, failure)
 
     def _start(self, host: str, answer: _Answer) -> None:
         loop, resolve = self._loop, self._resolve
@@ -123,13 +123,13 @@ class Names:
             except Exception as error:
                 outcome = error
             try:
-                loop.call_soon_threadsafe(self._found, host, answer, outcome)
+                loop.call_soon_threadsafe(self._found, answer, outcome)
             except RuntimeError:
                 pass  # the loop has ended meanwhile
 
         start_thread(look_up, f"look up {host}"[:100])
 
-    def _found(self, host: str, answer: _Answer, outcome: list[Address] | Exception) -> None:
+    def _found(self, answer: _Answer, outcome: list[Address] | Exception) -> None:
         self._free += 1
         answer.outcome = outcome
         answer.until = self._clock() + (FAILURE_LIFE if isinstance(outcome, Exception) else ANSWER_LIFE)

@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Final
 
 from portway_runtime.endpoints import MAX_PORT, Endpoint
+from portway_runtime.parse_results import Invalid, NeedMore
 
 # Bytes. The specification's limit of a line of version 1, with its end.
 MAX_V1: Final = 107
@@ -69,20 +70,6 @@ class Parsed:
 
     header: ProxyHeader
     length: int
-
-
-@dataclass(frozen=True, slots=True)
-class NeedMore:
-    """The header is incomplete: at least `size` bytes from the beginning are needed."""
-
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Invalid:
-    """Not a header, whatever follows."""
-
-    reason: str
 
 
 class _Malformed(Exception):

@@ -7,7 +7,7 @@ import socket
 import pytest
 from portway_carrier.contract import LocalService, Outcome
 from portway_carrier.errors import CarrierError, HandshakeFailed, PeerFailed
-from portway_carrier.values import DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import DialTarget, Limits, PoolLimits, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
@@ -251,7 +251,7 @@ async def test_an_opening_that_cannot_be_said_is_refused_here(link: CarrierLink)
 
 
 async def test_a_callback_that_fails_closes_what_it_concerns(
-    link: CarrierLink, server_tls: ServerTls, caplog: pytest.LogCaptureFixture
+    link: CarrierLink, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A visitor that the callback fails to take back is closed. The failure is logged, and nothing else is affected."""
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from grpc import StatusCode
-from portway_testkit.clusters.registry import NodeStream, Pki, StreamEnded, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream, StreamEnded
+from portway_testkit.clusters.registry import Pki, node_info, running
 
 
 async def test_a_node_cannot_state_a_domain_of_its_own(pki: Pki, tmp_path: Path) -> None:

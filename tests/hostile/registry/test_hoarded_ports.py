@@ -5,7 +5,8 @@ import asyncio
 from portway_proto.v1.mesh_pb2 import ReservePortsRequest
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_registry.server import Registry
-from portway_testkit.clusters.registry import NodeStream, Pki, channel, node_info
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import Pki, channel, node_info
 
 BLOCK = 64
 EVERY_BLOCK = 1_023

@@ -26,7 +26,8 @@ from portway_registry.server import Registry
 from portway_testkit import signers
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, client_of, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import Pki, bearer, channel, client_of, node_info, running
 from portway_testkit.signers import AnnouncedClient, SessionSigner, now_ms
 
 MINUTE = 60_000

@@ -19,7 +19,8 @@ from portway_registry.state.records import AuditRecord, InvitationRecord, Role, 
 from portway_registry.store.contract import Put
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, node_info, running
 
 # A list of 18 MB is written, decoded and sent.
 pytestmark = pytest.mark.timeout(180)

@@ -12,7 +12,8 @@ from portway_proto.v1.mesh_pb2 import Announce, AnnouncedSession, NodeMessage, W
 from portway_proto.v1.types_pb2 import NodeInfo, TunnelInfo
 from portway_registry.server import Registry
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, StreamEnded, bearer, node_info, tunnel_info
+from portway_testkit.clusters.node_stream import NodeStream, StreamEnded
+from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, node_info, tunnel_info
 
 HUGE = "a" * (5 << 20)
 # The tag and length of 5 MiB of a field that no release knows, and its bytes.

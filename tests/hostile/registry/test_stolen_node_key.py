@@ -19,7 +19,8 @@ from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.node_headers import NONCE_SIZE, write_header
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, channel, stream
+from portway_testkit.clusters.node_stream import stream
+from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, channel
 from portway_testkit.visitors.hellos import real_hello
 
 NAME = "localhost"
@@ -30,7 +31,7 @@ TRIES = 10
 
 
 @pytest.fixture
-def config(pki: Pki, config: Config) -> Config:
+def config(config: Config) -> Config:
     """A registry that nodes pass connections on to, with few places."""
     metrics = Endpoint("127.0.0.1", 0)
     return replace(config, registry_name=NAME, max_connections=PLACES, metrics_listen=metrics)

@@ -17,7 +17,8 @@ from portway_registry import cluster
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import Pki, bearer, node_info, running
 
 HOUR_MS = 3_600_000
 

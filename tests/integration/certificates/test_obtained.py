@@ -16,8 +16,9 @@ from portway_registry.state import keys
 from portway_registry.store.open import open_store
 from portway_runtime.endpoints import parse_endpoint
 from portway_runtime.identities import dns_names
+from portway_testkit.clusters.node_stream import NodeStream, stream
 from portway_testkit.clusters.pebble import Pebble
-from portway_testkit.clusters.registry import NodeStream, Pki, node_info, running, stream, tunnel_info
+from portway_testkit.clusters.registry import Pki, node_info, running, tunnel_info
 from portway_testkit.visitors.visiting import connect_tls
 
 DOMAIN = "tunnels.example"

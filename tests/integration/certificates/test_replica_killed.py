@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.node_stream import stream
 from portway_testkit.clusters.pebble import Pebble
-from portway_testkit.clusters.registry import Pki, running, stream
+from portway_testkit.clusters.registry import Pki, running
 from portway_testkit.processes.running_program import RunningProgram
 
 FRA: Final = "fra.tunnels.example"

@@ -16,9 +16,7 @@ def said(raised: "pytest.ExceptionInfo[portway.Error]") -> str:
     return str(raised.value)
 
 
-def test_a_login_is_sent_and_never_shown(
-    names: dict[str, str], proxy: ConnectProxy, echo: Any, log: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_login_is_sent_and_never_shown(names: dict[str, str], proxy: ConnectProxy, echo: Any, log: Any) -> None:
     """It is the URL's, percent-decoded."""
     proxy.login = "me@home:s:e cret"
     url = proxy.url.replace("http://", "http://me%40home:s%3Ae%20cret@")

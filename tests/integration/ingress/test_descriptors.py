@@ -10,9 +10,9 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway.engine import engine_thread as thread
 from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes
+from portway_testkit.fixtures import as_client_of
 from portway_testkit.visitors.origins import TcpOrigin, echo
 from portway_testkit.visitors.visiting import TIMEOUT, tls_context, visit
 from portway_testkit.waiting import eventually
@@ -43,10 +43,8 @@ def processes() -> Iterator[Processes]:
 def limited(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster of real processes whose node may have few descriptors; this process is its client."""
     cluster = start_cluster(processes, (LIMITED,))
-    for name, value in cluster.exports.items():
-        monkeypatch.setenv(name, value)
-    yield cluster
-    thread.stop_engine()
+    with as_client_of(cluster.exports, monkeypatch):
+        yield cluster
     processes.check_alive()
 
 

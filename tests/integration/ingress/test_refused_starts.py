@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_used(refusal: Callable[..., str], tmp_path: Path,
     assert str(tmp_path / "node.toml") in message
 
 
-def test_a_port_that_is_taken(refusal: Callable[..., str], pki: Path) -> None:
+def test_a_port_that_is_taken(refusal: Callable[..., str]) -> None:
     """The address is named; nothing was started."""
     with socket.create_server((LOOPBACK, 0)) as taken:
         address = f"{LOOPBACK}:{taken.getsockname()[1]}"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway.engine import engine_thread as thread
 from portway_relay.config import NodeLimits
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.clusters.mesh import connected
+from portway_testkit.fixtures import as_client_of
 from portway_testkit.processes.ports import free_port
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.visiting import TIMEOUT, connect_tls, receive, tls_context
@@ -31,12 +31,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     settings = {"listen": Endpoint("", 0), "advertise": Endpoint("127.0.0.1", 0)}
     with Cluster(tmp_path, tuple(NodePlan(name, "fra", LIMITS, settings) for name in NODES)) as cluster:
         eventually(lambda: connected(cluster))
-        for name, value in cluster.environment().items():
-            monkeypatch.setenv(name, value)
-        try:
+        with as_client_of(cluster.environment(), monkeypatch):
             yield cluster
-        finally:
-            thread.stop_engine()
 
 
 def dials(cluster: Cluster, tunnel: portway.Tunnel) -> dict[str, Dial]:

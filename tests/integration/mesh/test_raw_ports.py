@@ -8,12 +8,12 @@ from pathlib import Path
 
 import portway
 import pytest
-from portway.engine import engine_thread as thread
 from portway_relay.config import NodeLimits
 from portway_relay.node import Node
 from portway_relay.raw_ports.sockets import RawPort
 from portway_testkit.clusters.cluster import Cluster, NodePlan, RunningNode
 from portway_testkit.clusters.mesh import connected
+from portway_testkit.fixtures import as_client_of
 from portway_testkit.visitors.origins import TcpOrigin, echo
 from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually
@@ -28,12 +28,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     """Three nodes in one region and one in another, which know of each other."""
     with Cluster(tmp_path, PLANS) as cluster:
         eventually(lambda: connected(cluster))
-        for name, value in cluster.environment().items():
-            monkeypatch.setenv(name, value)
-        try:
+        with as_client_of(cluster.environment(), monkeypatch):
             yield cluster
-        finally:
-            thread.stop_engine()
 
 
 def home_of(cluster: Cluster, tunnel: portway.Tunnel) -> str:

@@ -18,7 +18,8 @@ from portway_proto.wire.statements import SigningKey
 from portway_registry.server import Registry
 from portway_registry.state.views import TunnelView
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import PATIENCE, Pki, channel, stream
+from portway_testkit.clusters.node_stream import stream
+from portway_testkit.clusters.registry import PATIENCE, Pki, channel
 from portway_testkit.signers import label_of
 
 # Labels that a node may have looked up in the store at once (services/mesh.py).

@@ -15,7 +15,8 @@ from portway_registry.pki.signing import Signer, new_key, private_pem
 from portway_registry.server import Registry
 from portway_runtime.certificates import authority_id
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import NodeStream, Pki, StreamEnded, node_info
+from portway_testkit.clusters.node_stream import NodeStream, StreamEnded
+from portway_testkit.clusters.registry import Pki, node_info
 
 
 class Files:

@@ -22,7 +22,8 @@ from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.registry import NodeStream, Pki, StreamEnded, bearer, channel, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream, StreamEnded
+from portway_testkit.clusters.registry import Pki, bearer, channel, node_info, running
 
 
 @dataclass(frozen=True)

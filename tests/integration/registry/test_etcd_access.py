@@ -4,8 +4,7 @@ import asyncio
 import dataclasses
 import itertools
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from portway_registry.errors import ConfigError, StoreError, StoreFull, StoreUna
 from portway_registry.store.contract import Revision
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
-from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.etcd import EtcdServer, opened
 
 _FULL_WITHIN = 20.0  # seconds
 
@@ -33,15 +32,6 @@ def dead_endpoint() -> Iterator[str]:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{holder.getsockname()[1]}"
-
-
-@asynccontextmanager
-async def opened(spec: EtcdSpec) -> AsyncIterator[EtcdStore]:
-    store = EtcdStore(spec)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 @pytest.fixture

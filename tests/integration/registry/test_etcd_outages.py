@@ -4,7 +4,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 
 import pytest
 from portway_registry.errors import StoreUnavailable
@@ -12,7 +11,7 @@ from portway_registry.store.contract import Entry, Event, EventKind, Put, Revisi
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.mirror import Mirror
 from portway_registry.store.spec import EtcdSpec
-from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.etcd import EtcdServer, opened
 from portway_testkit.clusters.views import settle
 from portway_testkit.links.link import Link
 
@@ -26,15 +25,6 @@ def server() -> Iterator[EtcdServer]:
 @pytest.fixture
 def prefix() -> str:
     return f"/test/{secrets.token_hex(6)}/"
-
-
-@asynccontextmanager
-async def opened(spec: EtcdSpec) -> AsyncIterator[EtcdStore]:
-    store = EtcdStore(spec)
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 @pytest.fixture

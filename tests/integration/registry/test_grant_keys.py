@@ -18,7 +18,8 @@ from portway_registry.state import keys
 from portway_registry.store.contract import Store
 from portway_registry.store.open import open_store
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, channel, node_info, running
 
 
 class Signing:

@@ -15,7 +15,16 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_registry.errors import ConfigError
 from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.clusters.registry import LOOPBACK, NodeStream, Pki, bearer, channel, client_of, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import (
+    LOOPBACK,
+    Pki,
+    bearer,
+    channel,
+    client_of,
+    node_info,
+    running,
+)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

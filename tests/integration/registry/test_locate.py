@@ -12,7 +12,8 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_registry.server import Registry
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, channel, node_info
 from portway_testkit.signers import now_ms
 
 # The kit's GeoIP file has loopback in Frankfurt.

@@ -16,17 +16,15 @@ from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_runtime.tasks import Tasks
 from portway_testkit.clusters.admin_caller import AdminCaller
+from portway_testkit.clusters.node_stream import NodeStream, StreamEnded, stream
 from portway_testkit.clusters.registry import (
     PATIENCE,
-    NodeStream,
     Pki,
-    StreamEnded,
     bearer,
     channel,
     client_of,
     node_info,
     running,
-    stream,
 )
 from portway_testkit.signers import AnnouncedClient
 

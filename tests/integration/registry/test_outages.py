@@ -23,10 +23,10 @@ from portway_registry.store.contract import EventKind
 from portway_registry.store.etcd import EtcdStore
 from portway_runtime.tasks import Tasks
 from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.clusters.node_stream import NodeStream
 from portway_testkit.clusters.registry import (
     PATIENCE,
     SESSION_KEY,
-    NodeStream,
     Pki,
     bearer,
     channel,

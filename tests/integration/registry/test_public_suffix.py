@@ -5,7 +5,8 @@ import logging
 from pathlib import Path
 
 import pytest
-from portway_testkit.clusters.registry import NodeStream, Pki, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import Pki, node_info, running
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -15,7 +15,8 @@ from portway_proto.wire.statements import SigningKey
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, channel, node_info, running
 from portway_testkit.signers import label_of
 
 pytestmark = pytest.mark.parametrize("store_text", ["etcd"], indirect=True)

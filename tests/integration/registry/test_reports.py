@@ -21,7 +21,8 @@ from portway_registry.placement.round_trips import QUORUM
 from portway_registry.server import Registry
 from portway_registry.services.discovery import SURVEY_BURST
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, node_info
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, node_info
 
 # The kit's GeoIP file has loopback in Frankfurt.
 FRANKFURT = {"region": "fra", "latitude": 50.1, "longitude": 8.7}

@@ -12,7 +12,8 @@ from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.registry import SESSION_KEY, NodeStream, Pki, bearer, channel, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, channel, node_info, running
 
 WITHIN = 2.0  # seconds, as docs/architecture/trust.md promises
 

@@ -35,7 +35,7 @@ def join(
 
 
 def test_a_further_machine_joins_with_one_command_and_both_are_one_mesh(
-    first: ServerMachine, machines: Machines, tmp_path: Path
+    first: ServerMachine, machines: Machines
 ) -> None:
     """The invitation comes in the environment. The registry's answer says where registries serve nodes. `status` of the
     first machine shows both."""

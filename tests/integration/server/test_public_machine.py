@@ -1,13 +1,12 @@
 """One machine whose names and certificates are its own: two commands lead to a URL that is trusted."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import trustme
+from portway_testkit.clusters.pebble import write_settings
 from portway_testkit.clusters.server_machines import DOMAIN, ServerMachine, program
 from portway_testkit.processes.machines import Machine
 from portway_testkit.processes.running_program import RunningProgram, needed
@@ -31,30 +30,15 @@ class Internet:
         self._held = ExitStack()
 
     def __enter__(self) -> "Internet":
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(str(self.ca))
-        leaf = authority.issue_cert(self.machine.address)
-        leaf.cert_chain_pems[0].write_to_path(str(self.folder / "acme.crt"))
-        leaf.private_key_pem.write_to_path(str(self.folder / "acme.key"))
-        config = {
-            "listenAddress": f"{self.machine.address}:14000",
-            "managementListenAddress": f"{self.machine.address}:15000",
-            "certificate": str(self.folder / "acme.crt"),
-            "privateKey": str(self.folder / "acme.key"),
-            "httpPort": 5002,
-            "tlsPort": 5001,
-            "ocspResponderURL": "",
-            "externalAccountBindingRequired": False,
-            "retryAfter": {"authz": 1, "order": 1},
-            "keyAlgorithm": "ecdsa",
-            "profiles": {"default": {"description": "the only one", "validityPeriod": 7_776_000}},
-        }
-        (self.folder / "pebble.json").write_text(json.dumps({"pebble": config}))
+        address = self.machine.address
+        settings = write_settings(
+            self.folder, self.ca, names=(address,), listen=f"{address}:14000", own=f"{address}:15000"
+        )
         zone = (program("python"), "-m", "portway_testkit.fakes.parent_zone", self.machine.address, "example.com")
         dns = self._run("dns", *zone, DOMAIN, self._server, self._delegation)
         assert dns.line() == "answers"
         resolver = f"{self.machine.address}:53"
-        self._run("acme", needed("pebble"), "-strict", "-config", self.folder / "pebble.json", "-dnsserver", resolver)
+        self._run("acme", needed("pebble"), "-strict", "-config", settings, "-dnsserver", resolver)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,8 +1,6 @@
-"""portway.cli: targets, options, exit codes. What it does as a process is in tests/integration/client."""
+"""portway.cli: what each command does with its options. What it does as a process is in tests/integration/client."""
 
-import argparse
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,18 +11,15 @@ from pathlib import Path
 
 import pytest
 from portway import cli, forward
-from portway.cli import Target, exit_code, main, one_line, target
+from portway.cli import main, one_line
 from portway.engine import engine_thread
 from portway.engine.directory import Expected, Node
 from portway.engine.survey import MeasuredNode, Survey, SurveyedNode
 from portway.errors import (
     Attempt,
     AuthError,
-    ConfigError,
     Error,
-    InvalidError,
     QuotaError,
-    RemoteError,
     TunnelLostError,
     UnreachableError,
 )
@@ -33,72 +28,6 @@ from portway_runtime import logs
 from portway_runtime.endpoints import Endpoint
 
 README = Path(__file__).resolve().parents[3] / "client" / "README.md"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("8000", Target(8000)),
-        ("db:5432", Target(5432, "db")),
-        ("192.0.2.1:1", Target(1, "192.0.2.1")),
-        ("[::1]:65535", Target(65535, "::1")),
-    ],
-)
-def test_a_target_is_a_port_or_host_and_port(text: str, expected: Target) -> None:
-    """It is written back as it was read."""
-    assert target(text) == expected
-    assert str(expected) == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "http", "0", "65536", "-1", "8000.5", "٨", "db:", ":8000", "db:http", "::1:8000", "http://db:80", "1e3"],
-)
-def test_what_is_no_target_is_refused(text: str) -> None:
-    """With a word on how to write one."""
-    with pytest.raises(argparse.ArgumentTypeError, match="write"):
-        target(text)
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (RemoteError(), 1),
-        (Error(), 1),
-        (InvalidError(), 2),
-        (ConfigError(), 3),
-        (AuthError(), 4),
-        (QuotaError(), 5),
-        (UnreachableError("nobody"), 6),
-        (TunnelLostError("https://a.test", AuthError()), 7),
-    ],
-)
-def test_each_kind_of_error_has_a_code_of_its_own(error: Error, code: int) -> None:
-    """Programs tell them apart by it."""
-    assert exit_code(error) == code
-
-
-def test_help_and_readme_say_the_same_of_every_code(capsys: pytest.CaptureFixture[str]) -> None:
-    """`portway forward --help` ends with the README's table."""
-    with pytest.raises(SystemExit) as ended:
-        main(["forward", "--help"])
-    assert ended.value.code == 0
-    _, _, shown = capsys.readouterr().out.partition("exit codes:\n")
-    listed = [text.strip().split("  ", 1) for text in shown.splitlines()]
-    assert [int(code) for code, _ in listed] == [*range(9), 141]
-    table = "".join(f"| {code} | {meaning} |\n" for code, meaning in listed)
-    assert f"| exit code | meaning |\n|---|---|\n{table}\n" in README.read_text()
-
-
-@pytest.mark.parametrize("command", ["forward", "netcheck"])
-def test_the_readme_shows_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([command, "--help"])
-    options = set(
-        re.findall(r"(?<!\S)--[\w-]+", capsys.readouterr().out.partition("options:")[2].partition("exit codes")[0])
-    )
-    (shown,) = re.findall(rf"^\$ portway {command} [^$`]*\[--timeout[^$`]*", README.read_text(), re.MULTILINE)
-    assert set(re.findall(r"--[\w-]+", shown)) == {option for option in options if option != "--help"}
 
 
 def test_the_readme_shows_every_argument_of_forward() -> None:
@@ -110,15 +39,6 @@ def test_the_readme_shows_every_argument_of_forward() -> None:
         default = repr(parameter.default).replace("'", '"')
         assert f"{name}={default}" in shown
         assert f"\n| `{name}` |" in text
-
-
-@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
-def test_netcheck_takes_a_number_of_seconds(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Above 0; the rest is wrong usage."""
-    with pytest.raises(SystemExit) as ended:
-        main(["netcheck", f"--timeout={seconds}"])
-    assert ended.value.code == 2
-    assert "is not a number of seconds above 0" in capsys.readouterr().err
 
 
 class Surveyed:

@@ -86,6 +86,7 @@ class Port:
     def __init__(self, parts: Parts, name: str) -> None:
         self._parts = parts
         self._name = name
+        self.arrivals = self
 
     @property
     def listeners(self) -> list[Any]:

@@ -14,7 +14,13 @@ from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.fake_listening import PEER, Accept
 
 # What has to do with sockets and threads that a loop has its own way with.
-_ON_BOTH_LOOPS: Final = ("test_names.py", "test_dialling.py", "test_listener.py", "test_listener_ends.py")
+_ON_BOTH_LOOPS: Final = (
+    "test_names.py",
+    "test_dialling.py",
+    "test_listener.py",
+    "test_listener_ends.py",
+    "test_watched_sockets.py",
+)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
+from portway_runtime.parse_results import NeedMore
 from portway_testkit.links.carrier_link import until
 
 PEER = Endpoint("192.0.2.1", 4711)
@@ -24,11 +25,11 @@ def pair() -> Iterator[Pair]:
             yield ours, theirs
 
 
-def line(data: bytes) -> str | int:
+def line(data: bytes) -> str | NeedMore:
     """A line of text, with at least three bytes."""
     if len(data) < 3:
-        return 3
-    return data.decode() if data.endswith(b"\n") else len(data) + 1
+        return NeedMore(3)
+    return data.decode() if data.endswith(b"\n") else NeedMore(len(data) + 1)
 
 
 class Waiting:

@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.parse_results import Invalid, NeedMore
 from portway_runtime.proxy_protocol import (
     MAX_V1,
     MAX_V2,
-    Invalid,
-    NeedMore,
     Parsed,
     ProxyHeader,
     TlvType,

@@ -12,22 +12,22 @@ import getpass
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from portway_testkit.processes.ports import free_port, wait_listening
+
 from portway_lab.bench.endpoint import Endpoint
 from portway_lab.cluster.portway import DOMAIN, LOOPBACK, Cluster
-from portway_lab.cluster.processes import Process, Processes
+from portway_lab.cluster.processes import Processes
 
 REGION = "fra"
 NODE = "fra-1"
 # Larger than any buffer on the path, small enough to stay in the page cache.
 BIG_FILE = 256 << 20
 _SMALL_PAGE = "a small page, as an API would answer it: " + "x" * 87
-_LISTENING_WITHIN = 15.0
 _SBIN = "/usr/sbin:/sbin"
 
 
@@ -46,27 +46,6 @@ class Contestant:
 
 def find_program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
-
-
-def free_port() -> int:
-    """A port that is free now. On the quiet machine of a benchmark it stays free until it is used."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_listening(port: int, process: Process, processes: Processes) -> None:
-    """Return once the process listens on the port. Raises ProcessFailed."""
-
-    def listens() -> bool:
-        try:
-            socket.create_connection((LOOPBACK, port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    processes.wait_until(listens, process, f"does not listen on {port}", _LISTENING_WITHIN)
 
 
 def start_origin(processes: Processes, program: str) -> int:
@@ -101,8 +80,8 @@ http {{
     }}
 }}
 """)
-    process = processes.start("nginx", [program, "-c", folder / "nginx.conf", "-p", folder, "-e", "stderr"])
-    wait_listening(port, process, processes)
+    processes.start("nginx", [program, "-c", folder / "nginx.conf", "-p", folder, "-e", "stderr"])
+    wait_listening(port, processes.check_alive)
     return port
 
 
@@ -155,7 +134,7 @@ listen {name}
     server next {targets[name]}
 """)
         started[name] = processes.start(f"haproxy-{name}", [program, "-db", "-f", folder / f"{name}.cfg"])
-        wait_listening(ports[name], started[name], processes)
+        wait_listening(ports[name], processes.check_alive)
     endpoint = Endpoint(LOOPBACK, ports["front"], f"bench.{REGION}.{DOMAIN}", str(cluster.ca))
     return Contestant("haproxy", endpoint, {"node": [started["front"].pid], "client": [started["back"].pid]})
 
@@ -186,7 +165,7 @@ AllowTcpForwarding yes
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd drops its privileges
     server = processes.start("sshd", [sshd, "-D", "-e", "-f", folder / "sshd_config"])
-    wait_listening(listen, server, processes)
+    wait_listening(listen, processes.check_alive)
     options = {
         "UserKnownHostsFile": folder / "known_hosts",
         "StrictHostKeyChecking": "yes",
@@ -203,7 +182,7 @@ AllowTcpForwarding yes
             *("-R", f"{LOOPBACK}:{forwarded}:{LOOPBACK}:{origin}", f"{getpass.getuser()}@{LOOPBACK}"),
         ],
     )
-    wait_listening(forwarded, client, processes)
+    wait_listening(forwarded, processes.check_alive)
     return Contestant("ssh -R", Endpoint(LOOPBACK, forwarded), {"node": [server.pid], "client": [client.pid]})
 
 

@@ -34,7 +34,8 @@ from portway_registry.placement.reports import MAX_IN_A_REPORT
 from portway_registry.placement.round_trips import NOTHING, QUORUM, Measurement, RoundTrips
 from portway_registry.state import keys
 from portway_registry.store.embedded import EmbeddedStore
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, client_of, loopback_geoip, node_info
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import Pki, bearer, channel, client_of, loopback_geoip, node_info
 
 from portway_lab.bench.usage import cpu_seconds
 from portway_lab.cluster.processes import Processes
@@ -45,7 +46,6 @@ _IN_FLIGHT: Final = 8  # enough that the registry always has a request to answer
 _REGIONS: Final = 50
 _TUNNELS_OF_A_SESSION: Final = 10
 _KEEP_ALIVE: Final = 5.0  # seconds between keep-alives, as a node sends them
-_FRANKFURT: Final = Position(50.1, 8.7)
 
 
 def nodes(number: int) -> list[NodeInfo]:

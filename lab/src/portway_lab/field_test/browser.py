@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from portway_lab.cluster.chromium import ALONE
 from portway_lab.field_test.visitors import Visitor
 
 if TYPE_CHECKING:
@@ -41,13 +42,12 @@ def chromium(visitor: Visitor, folder: Path) -> "Iterator[BrowserContext]":
     inside = shlex.join([*visitor.words(), "env", f"HOME={home}", shutil.which("chromium") or ""])
     program.write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
     program.chmod(0o755)
-    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             home / "profile",
             executable_path=program,
             headless=True,
-            args=["--no-sandbox", "--disable-gpu", *quiet],
+            args=list(ALONE),
         )
         context.set_default_timeout(_SHOWN_WITHIN)
         yield context

@@ -4,7 +4,6 @@ All of it runs in places of the emulated network, and nothing else is known ther
 Not here: the machines of the cluster.
 """
 
-import json
 import shutil
 import ssl
 import subprocess
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import trustme
+from portway_testkit.clusters.pebble import write_settings
 
 from portway_lab.checkout import ROOT
 from portway_lab.cluster.network import Network
@@ -150,28 +149,13 @@ class Internet:
 
     def _start_pebble(self) -> None:
         place, resolver = self._acme_place, self._resolvers[0]
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(self.acme_ca)
-        leaf = authority.issue_cert(ACME_NAME, "localhost")
-        certificate, key = self._folder / "acme.crt", self._folder / "acme.key"
-        leaf.cert_chain_pems[0].write_to_path(certificate)
-        leaf.private_key_pem.write_to_path(key)
-        settings = {
-            "listenAddress": f"0.0.0.0:{_ACME_PORT}",
-            "managementListenAddress": f"127.0.0.1:{_ACME_OWN_PORT}",
-            "certificate": str(certificate),
-            "privateKey": str(key),
-            "httpPort": 80,
-            "tlsPort": 443,
-            "ocspResponderURL": "",
-            "externalAccountBindingRequired": False,
-            # Seconds that it asks clients to wait.
-            "retryAfter": {"authz": 1, "order": 1},
-            "keyAlgorithm": "ecdsa",
-            "profiles": {"default": {"description": "the only one", "validityPeriod": 7_776_000}},
-        }
-        file = self._folder / "pebble.json"
-        file.write_text(json.dumps({"pebble": settings}))
+        file = write_settings(
+            self._folder,
+            self.acme_ca,
+            names=(ACME_NAME, "localhost"),
+            listen=f"0.0.0.0:{_ACME_PORT}",
+            own=f"127.0.0.1:{_ACME_OWN_PORT}",
+        )
         strict: list[str | Path] = ["-strict", "-config", file, "-dnsserver", f"{self._network.address(resolver)}:53"]
         process = self._processes.start(
             place,

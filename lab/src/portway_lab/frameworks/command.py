@@ -8,8 +8,6 @@ when each works with its setting, and fails without it. Needs chromium; Express 
 # Here: the cluster, the processes and the table. Not here: what a user does (users.py).
 
 import argparse
-import base64
-import hashlib
 import os
 import signal
 import sys
@@ -19,11 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from portway_testkit.processes.ports import free_port, wait_listening
 from portway_testkit.processes.running_program import RunningProgram, needed
 
+from portway_lab.cluster import chromium
 from portway_lab.cluster.portway import Cluster, NodePlan, start_cluster
 from portway_lab.cluster.processes import Processes, ProcessFailed
 from portway_lab.frameworks.environment import Environment, NotInstalled, install
@@ -76,20 +73,11 @@ def _browser(cluster: Cluster) -> "Iterator[Browser]":
     """Chromium, which takes the region's certificate for a good one."""
     from playwright.sync_api import sync_playwright
 
-    certificate = x509.load_pem_x509_certificate((cluster.pki / "region-fra.crt").read_bytes())
-    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    trusted = base64.b64encode(hashlib.sha256(key).digest()).decode()
-    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    names = f"--host-resolver-rules=MAP *.{_DOMAIN} {_FRANKFURT.host}"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=needed("chromium"),
-            args=[
-                f"--host-resolver-rules=MAP *.{_DOMAIN} {_FRANKFURT.host}",
-                f"--ignore-certificate-errors-spki-list={trusted}",
-                "--no-sandbox",
-                "--disable-gpu",
-                *quiet,
-            ],
+            args=[names, *chromium.arguments(cluster.pki / "region-fra.crt")],
         )
         yield browser
         browser.close()

@@ -20,7 +20,7 @@ from portway_lab.checkout import ROOT
 from portway_lab.handbook.outside import SOURCE_OF
 
 # Sections of the site whose pages a reader follows at a keyboard.
-_SECTIONS: Final = ("Operators", "Clients")
+_SECTIONS: Final = ("Operators", "Clients", "Tests")
 _COMMANDS: Final = frozenset({"console", "sh", "bash", "shell"})
 _PROGRAMS: Final = frozenset({"python"})
 _OPENING: Final = re.compile(r"^(?P<indent> *)```(?P<language>\w+)?(?: +title=\"(?P<title>[^\"]+)\")?\s*$")
@@ -92,7 +92,7 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """The sources of the pages in the site's sections for operators and clients, in the site's order."""
+    """The sources of the pages in the site's sections for operators, clients and testers, in the site's order."""
     found: list[Path] = []
     for section in _settings()["nav"]:
         ((name, entries),) = section.items()

@@ -168,7 +168,7 @@ class GrantKeys:
             if not force:
                 self._demand_unused(status)
             elif status.state is KeyState.SIGNING:
-                await self._replace(kid)
+                await self._replace()
             if await self._store.delete(entry.key, expected=entry.modified):
                 await self._known.caught_up_if_possible(kid)
                 logger.info("grant key retired", extra={"kid": kid, "state": status.state.value, "by": by})
@@ -281,7 +281,7 @@ class GrantKeys:
         signing = signing_key(self._known.values(), now)
         return now if signing is None or (now, kid) > _age(signing) else signing.active_from_ms + 1
 
-    async def _replace(self, kid: str) -> None:
+    async def _replace(self) -> None:
         """Another key signs at once, known to nodes or not. Raises StoreUnavailable."""
         announced = [item for item in self._sorted() if self._status(item).state is KeyState.ANNOUNCED]
         if announced:

@@ -32,6 +32,7 @@ from portway_registry.acme.zones import wanted_zones
 from portway_registry.errors import AcmeFailed, LeaseLost, StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.domain_records import CertificateRecord
+from portway_registry.state.gathered_changes import GatheredChanges
 from portway_registry.state.records import decoder, encode
 from portway_registry.state.views import View
 from portway_registry.store.contract import Entry, Store
@@ -88,7 +89,7 @@ class Keeper:
         self._domain = domain
         self._registry_name = registry_name
         self._budget = TokenBucket(_ORDERS_PER_SECOND, _ORDERS_AT_ONCE, clock)
-        self._changed = asyncio.Event()
+        self._changes = GatheredChanges(_GATHERED)
         self._busy: set[str] = set()
         self._postponed: dict[str, float] = {}  # zones after an outage of the store: not before this time of the loop
         self.outcomes: Counter[str] = Counter()  # of this replica: obtained, failed, revoked
@@ -100,29 +101,19 @@ class Keeper:
 
     async def run(self, turn: Turn) -> None:
         """Whenever it is this replica's turn, for ever."""
-        unsubscribe = [view.subscribe(self._notice) for view in (self._nodes, self._certificates)]
+        unsubscribe = [view.subscribe(self._changes.notice) for view in (self._nodes, self._certificates)]
         try:
             await turn.run(self._keep)
         finally:
             for end in unsubscribe:
                 end()
 
-    def _notice(self, old: object, new: object) -> None:
-        self._changed.set()
-
     async def _keep(self) -> None:
         tasks = Tasks("certificates")
         self._busy.clear()
         try:
             while True:
-                self._changed.clear()
-                wait = self._begin_due(tasks)
-                try:
-                    async with asyncio.timeout(wait):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
-                await asyncio.sleep(_GATHERED)
+                await self._changes.wait(self._begin_due(tasks))
         finally:
             await tasks.close()
 
@@ -171,7 +162,7 @@ class Keeper:
             self._postponed[zone] = asyncio.get_running_loop().time() + _AFTER_FAULT
         finally:
             self._busy.discard(zone)
-            self._changed.set()
+            self._changes.notice()
 
     async def _carry_out(self, step: Step, zone: str, names: tuple[str, ...]) -> None:
         if step is Step.ORDER:

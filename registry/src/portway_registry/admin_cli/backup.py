@@ -4,7 +4,7 @@ import click
 from portway_proto.v1.admin_pb2 import NoteBackupRequest
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_text, utc_time
+from portway_registry.admin_cli.output import print_result, utc_time
 
 
 @click.group()
@@ -24,7 +24,5 @@ def note(options: GlobalOptions, by: str) -> None:
     """
     with options.calls() as calls:
         noted = calls.call(calls.stub.NoteBackup, NoteBackupRequest(by=by)).backup
-    if options.json:
-        print_json({"at_ms": noted.at_ms, "by": noted.by or None})
-    else:
-        print_text(f"Recorded: the store was backed up at {utc_time(noted.at_ms)}.")
+    text = f"Recorded: the store was backed up at {utc_time(noted.at_ms)}."
+    print_result(options, {"at_ms": noted.at_ms, "by": noted.by or None}, text)

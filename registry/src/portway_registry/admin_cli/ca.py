@@ -16,7 +16,7 @@ from portway_proto.v1.admin_pb2 import (
 )
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.output import few, print_list, print_result, utc_time
 from portway_registry.admin_cli.table import Column
 
 _COLUMNS = (
@@ -32,7 +32,6 @@ _STATES: Final[dict["AuthorityState.ValueType", str]] = {
     AUTHORITY_STATE_ISSUING: "issuing",
     AUTHORITY_STATE_RETIRING: "retiring",
 }
-_NAMED: Final = 3  # in a table; --json has all
 
 
 @click.group()
@@ -75,14 +74,11 @@ def rotate(options: GlobalOptions, force: bool) -> None:
     """
     with options.calls() as calls:
         found = calls.call(calls.stub.RotateAuthority, RotateAuthorityRequest(force=force)).authority
-    if options.json:
-        print_json(_json(found))
-    elif found.state == AUTHORITY_STATE_ISSUING:
-        print_text(
-            f"CA {found.id} issues certificates from now on. `ca list` shows when the one before may be retired."
-        )
+    if found.state == AUTHORITY_STATE_ISSUING:
+        text = "issues certificates from now on. `ca list` shows when the one before may be retired."
     else:
-        print_text(f"CA {found.id} is announced. It issues by itself when all trust it. Waits for {_unaware(found)}.")
+        text = f"is announced. It issues by itself when all trust it. Waits for {_unaware(found)}."
+    print_result(options, _json(found), f"CA {found.id} {text}")
 
 
 @ca.command()
@@ -98,10 +94,7 @@ def retire(options: GlobalOptions, id: str, force: bool) -> None:  # noqa: A002 
     """
     with options.calls() as calls:
         found = calls.call(calls.stub.RetireAuthority, RetireAuthorityRequest(id=id, force=force)).authority
-    if options.json:
-        print_json(_json(found))
-    else:
-        print_text(f"CA {found.id} is retired.")
+    print_result(options, _json(found), f"CA {found.id} is retired.")
 
 
 def _json(found: AuthorityInfo) -> dict[str, object]:
@@ -133,12 +126,12 @@ def _row(found: AuthorityInfo) -> list[str]:
         utc_time(found.made_at_ms),
         utc_time(found.ends_at_ms),
         _unaware(found),
-        _short(used),
+        few(used),
     ]
 
 
 def _unaware(found: AuthorityInfo) -> str:
-    return _short(
+    return few(
         [
             *found.unaware_nodes,
             *_registries(found.unaware_replicas),
@@ -154,9 +147,3 @@ def _registries(ids: Iterable[str]) -> list[str]:
 
 def _away(names: Iterable[str]) -> list[str]:
     return [f"{one} (away)" for one in names]
-
-
-def _short(names: list[str]) -> str:
-    """The first few names; a dash for none."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}" if names else "-"

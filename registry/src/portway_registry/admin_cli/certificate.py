@@ -25,7 +25,7 @@ from portway_registry.admin_cli.connection import (
     json_option,
     pass_options,
 )
-from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.output import print_list, print_result, utc_time
 from portway_registry.admin_cli.table import Column
 
 _COLUMNS = (
@@ -124,16 +124,11 @@ def _is_newer(now: ZoneCertificateInfo, before: ZoneCertificateInfo) -> bool:
 
 def _report(options: GlobalOptions, zone: str, no_wait: bool, awaited: Callable[[], ZoneCertificateInfo]) -> None:
     if no_wait:
-        if options.json:
-            print_json({"zone": zone, "ordered": True})
-        else:
-            print_text(f"Ordered: `certificate list` shows when {zone} has another certificate.")
+        text = f"Ordered: `certificate list` shows when {zone} has another certificate."
+        print_result(options, {"zone": zone, "ordered": True}, text)
         return
     found = awaited()
-    if options.json:
-        print_json(_json(found))
-    else:
-        print_text(f"{zone} has a certificate until {utc_time(found.until_ms)}.")
+    print_result(options, _json(found), f"{zone} has a certificate until {utc_time(found.until_ms)}.")
 
 
 def _awaited(

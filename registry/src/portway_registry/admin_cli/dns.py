@@ -20,7 +20,7 @@ from portway_proto.v1.types_pb2 import DnsRecord, NodeInfo
 from portway_runtime.printable import printable_json
 
 from portway_registry.admin_cli.connection import ExitCode, Failure, GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_list, print_text
+from portway_registry.admin_cli.output import print_json, print_list, print_result, print_text
 from portway_registry.admin_cli.table import Column
 from portway_registry.dns.export import exported, zone_file
 
@@ -70,10 +70,7 @@ def add(options: GlobalOptions, name: str, type: str, data: tuple[str, ...], ttl
     request = AddDnsRecordRequest(record=DnsRecord(name=name, type=type, ttl=ttl, data=text))
     with options.calls() as calls:
         added = calls.call(calls.stub.AddDnsRecord, request).record
-    if options.json:
-        print_json(_plain(added))
-    else:
-        print_text(f"Added: {_line(added)}")
+    print_result(options, _plain(added), f"Added: {_line(added)}")
 
 
 @record.command("remove")

@@ -16,7 +16,7 @@ from portway_proto.v1.admin_pb2 import (
 )
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.output import few, print_list, print_result, utc_time
 from portway_registry.admin_cli.table import Column
 
 _COLUMNS = (
@@ -33,7 +33,6 @@ _STATES: Final[dict["GrantKeyState.ValueType", str]] = {
     GRANT_KEY_STATE_VERIFYING: "verifying",
     GRANT_KEY_STATE_UNREADABLE: "unreadable",
 }
-_NAMED: Final = 3  # in a table; --json has all
 
 
 @click.group("grant-key")
@@ -70,15 +69,12 @@ def rotate(options: GlobalOptions) -> None:
     """
     with options.calls() as calls:
         found = calls.call(calls.stub.RotateGrantKey, RotateGrantKeyRequest()).key
-    if options.json:
-        print_json(_json(found))
-    elif found.state == GRANT_KEY_STATE_SIGNING:
-        print_text(f"Grant key {found.id} is made. It signs from now on.")
+    if found.state == GRANT_KEY_STATE_SIGNING:
+        text = "It signs from now on."
     else:
-        print_text(
-            f"Grant key {found.id} is made. It signs when all know it, from {utc_time(found.signs_from_ms)} in any "
-            f"case. Not yet known to: {_unaware(found)}."
-        )
+        begins = utc_time(found.signs_from_ms)
+        text = f"It signs when all know it, from {begins} in any case. Not yet known to: {_unaware(found)}."
+    print_result(options, _json(found), f"Grant key {found.id} is made. {text}")
 
 
 @grant_key.command()
@@ -99,10 +95,8 @@ def retire(options: GlobalOptions, id: str, force: bool) -> None:  # noqa: A002 
     """
     with options.calls() as calls:
         answer = calls.call(calls.stub.RetireGrantKey, RetireGrantKeyRequest(id=id, force=force))
-    if options.json:
-        print_json({**_json(answer.key), "signing_id": answer.signing_id})
-        return
-    print_text(f"Grant key {answer.key.id} is retired. Key {answer.signing_id} signs.")
+    as_json = {**_json(answer.key), "signing_id": answer.signing_id}
+    print_result(options, as_json, f"Grant key {answer.key.id} is retired. Key {answer.signing_id} signs.")
 
 
 def _json(found: GrantKeyInfo) -> dict[str, object]:
@@ -134,6 +128,4 @@ def _state(found: GrantKeyInfo) -> str:
 
 def _unaware(found: GrantKeyInfo) -> str:
     """Nodes by name, registries by their ids; a dash for none."""
-    names = [*found.unaware_nodes, *(f"registry {one}" for one in found.unaware_replicas)]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}" if names else "-"
+    return few([*found.unaware_nodes, *(f"registry {one}" for one in found.unaware_replicas)])

@@ -4,7 +4,7 @@ import click
 from portway_proto.v1.admin_pb2 import Invitation, ListInvitationsRequest, RevokeInvitationRequest
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.output import print_list, print_result, utc_time
 from portway_registry.admin_cli.table import Column
 
 _COLUMNS = (
@@ -48,10 +48,8 @@ def revoke(options: GlobalOptions, id: str) -> None:  # noqa: A002 - its name on
     request = RevokeInvitationRequest(id=id)
     with options.calls() as calls:
         found = calls.call(calls.stub.RevokeInvitation, request).invitation
-    if options.json:
-        print_json(invitation_json(found))
-        return
-    print_text(f"Invitation {found.id} is revoked since {utc_time(found.revoked_at_ms)}.")
+    text = f"Invitation {found.id} is revoked since {utc_time(found.revoked_at_ms)}."
+    print_result(options, invitation_json(found), text)
 
 
 def invitation_json(found: Invitation) -> dict[str, object]:

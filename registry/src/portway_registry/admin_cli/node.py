@@ -32,7 +32,15 @@ from portway_registry.admin_cli.connection import (
     pass_options,
 )
 from portway_registry.admin_cli.invitation import invitation_json
-from portway_registry.admin_cli.output import print_changes, print_fields, print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.output import (
+    print_changes,
+    print_fields,
+    print_json,
+    print_list,
+    print_result,
+    print_text,
+    utc_time,
+)
 from portway_registry.admin_cli.table import Column
 from portway_registry.state.records import has_right_clock, waits_for_certificate
 
@@ -231,10 +239,8 @@ def _order(options: GlobalOptions, name: str, order: "NodeOrder.ValueType", effe
     with options.calls() as calls:
         request = OrderNodeRequest(name=name, order=order)
         calls.call(calls.stub.OrderNode, request)
-    if options.json:
-        print_json({"node": name, "order": NodeOrder.Name(order).removeprefix("NODE_ORDER_").lower()})
-    else:
-        print_text(f"{name} {effect}")
+    ordered = NodeOrder.Name(order).removeprefix("NODE_ORDER_").lower()
+    print_result(options, {"node": name, "order": ordered}, f"{name} {effect}")
 
 
 def node_json(found: NodeInfo) -> dict[str, object]:

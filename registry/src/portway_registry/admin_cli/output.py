@@ -33,6 +33,7 @@ _KINDS: Final[Mapping["ChangeKind.ValueType", str]] = {
     CHANGE_KIND_CHANGED: "changed",
     CHANGE_KIND_REMOVED: "removed",
 }
+_FEW: Final = 3
 
 
 def print_text(text: str, *, err: bool = False) -> None:
@@ -43,6 +44,14 @@ def print_text(text: str, *, err: bool = False) -> None:
 def print_json(value: object) -> None:
     """One line of JSON."""
     click.echo(printable_json(value, sort_keys=True))
+
+
+def print_result(options: GlobalOptions, as_json: dict[str, object], text: str) -> None:
+    """What a command has done: one line for people, or one object."""
+    if options.json:
+        print_json(as_json)
+    else:
+        print_text(text)
 
 
 def print_list(
@@ -96,6 +105,12 @@ def print_changes(
 def utc_time(ms: int) -> str:
     """A time in milliseconds since 1970 as text, in UTC; a dash for 0, which means none."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z" if ms else "-"
+
+
+def few(names: Sequence[str]) -> str:
+    """The first few names, for a cell of a table; a dash for none. --json has all."""
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f"{', '.join(names[:_FEW])}{more}" if names else "-"
 
 
 def _room() -> int | None:

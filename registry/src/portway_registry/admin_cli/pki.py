@@ -19,6 +19,8 @@ _folder = click.option(
     help="The folder of the CA and of the certificates that it has signed.",
 )
 
+_domain = click.option("--domain", required=True, help="The domain that follows the region in tunnels' host names.")
+
 
 @click.group()
 def pki() -> None:
@@ -30,7 +32,7 @@ def pki() -> None:
 
 @pki.command()
 @_folder
-@click.option("--domain", required=True, help="The domain that follows the region in tunnels' host names.")
+@_domain
 @click.option("--region", "regions", multiple=True, help="A region that gets a certificate (repeatable).")
 @click.option(
     "--node",
@@ -81,7 +83,7 @@ def node(options: GlobalOptions, folder: Path, region: str, name: str) -> None:
 
 @pki.command()
 @_folder
-@click.option("--domain", required=True, help="The domain that follows the region in tunnels' host names.")
+@_domain
 @click.argument("name")
 @pass_options
 def region(options: GlobalOptions, folder: Path, domain: str, name: str) -> None:

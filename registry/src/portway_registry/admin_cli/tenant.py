@@ -6,7 +6,7 @@ import click
 from portway_proto.v1.admin_pb2 import ListTenantsRequest, SetTenantQuotaRequest, TenantInfo
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_list, print_text
+from portway_registry.admin_cli.output import print_list, print_result
 from portway_registry.admin_cli.table import Column
 
 _COLUMNS = tuple(map(Column, ("TENANT", "MAX TUNNELS", "TUNNELS", "TOKENS")))
@@ -49,11 +49,9 @@ def set_quota(options: GlobalOptions, name: str, max_tunnels: int) -> None:
     request = SetTenantQuotaRequest(name=name, max_tunnels=max_tunnels)
     with options.calls() as calls:
         info = calls.call(calls.stub.SetTenantQuota, request).tenant
-    if options.json:
-        print_json(_json(info))
-        return
     tokens = "no token yet" if not info.tokens else f"{info.tokens} tokens"
-    print_text(f"Tenant {info.name} ({tokens}) may have {_quota(info)} tunnels open at once.")
+    text = f"Tenant {info.name} ({tokens}) may have {_quota(info)} tunnels open at once."
+    print_result(options, _json(info), text)
 
 
 def _json(info: TenantInfo) -> dict[str, object]:

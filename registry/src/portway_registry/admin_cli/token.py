@@ -11,7 +11,7 @@ from portway_proto.v1.admin_pb2 import (
 )
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.output import print_json, print_list, print_result, print_text, utc_time
 from portway_registry.admin_cli.table import Column
 
 _ROLES = {"client": ROLE_CLIENT, "admin": ROLE_ADMIN}
@@ -91,10 +91,8 @@ def revoke(options: GlobalOptions, id: str) -> None:  # noqa: A002 - its name on
     """
     with options.calls() as calls:
         info = calls.call(calls.stub.RevokeToken, RevokeTokenRequest(id=id)).info
-    if options.json:
-        print_json(_json(info))
-        return
-    print_text(f"Token {info.id} of tenant {info.tenant} is revoked since {utc_time(info.revoked_at_ms)}.")
+    text = f"Token {info.id} of tenant {info.tenant} is revoked since {utc_time(info.revoked_at_ms)}."
+    print_result(options, _json(info), text)
 
 
 def _json(info: TokenInfo) -> dict[str, object]:

@@ -42,7 +42,7 @@ class DnsUpkeep:
         await self._lookout.run(
             [
                 views.nodes.subscribe(self._node_changed),
-                views.orders.subscribe(lambda old, new: self._lookout.notice()),
+                views.orders.subscribe(self._lookout.notice),
             ]
         )
 

@@ -21,13 +21,13 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
-from portway_runtime.balancers import BalancedConnections, Network
+from portway_runtime.arrivals import ArrivalLimits, Arrivals
+from portway_runtime.balancers import Network
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
-from portway_runtime.first_bytes import FirstBytes
-from portway_runtime.listener import Listener, finish
-from portway_runtime.proxy_headers import UnexpectedProxyHeaders
-from portway_runtime.proxy_protocol import Invalid, NeedMore, Parsed, parse
+from portway_runtime.listener import finish
+from portway_runtime.parse_results import Invalid, NeedMore
+from portway_runtime.proxy_protocol import Parsed, parse
 from portway_runtime.tasks import Tasks
 from portway_runtime.time_limit import time_limit
 
@@ -64,7 +64,7 @@ class Headed:
     header: Parsed
 
 
-def first_message(data: bytes) -> Hello | Headed | int:
+def first_message(data: bytes) -> Hello | Headed | NeedMore:
     """As `first_record`, also behind a PROXY header of version 2."""
     if not _V2_BEGINS.startswith(data[: len(_V2_BEGINS)]):
         return first_record(data)
@@ -72,24 +72,25 @@ def first_message(data: bytes) -> Hello | Headed | int:
     if isinstance(header, Invalid):
         return Hello.OTHER
     if isinstance(header, NeedMore):
-        return header.size
+        return header
     behind = data[header.length :]
-    hello = first_record(behind) if behind else 1
-    if isinstance(hello, int):
-        return header.length + hello
+    hello = first_record(behind) if behind else NeedMore(1)
+    if isinstance(hello, NeedMore):
+        return NeedMore(header.length + hello.size)
     return Headed(header) if hello is Hello.TLS else hello
 
 
-def first_record(data: bytes) -> Hello | int:
-    """Whether the first TLS record, which holds a ClientHello or its beginning, is whole; else the bytes it needs."""
+def first_record(data: bytes) -> Hello | NeedMore:
+    """Whether the first TLS record is whole. It holds a ClientHello or its beginning."""
     if data[0] != _HANDSHAKE:
         return Hello.OTHER
     if len(data) < _RECORD_HEADER:
-        return _RECORD_HEADER
+        return NeedMore(_RECORD_HEADER)
     length = int.from_bytes(data[3:_RECORD_HEADER], "big")
     if not 0 < length <= _LONGEST_RECORD:
         return Hello.OTHER
-    return Hello.TLS if len(data) >= _RECORD_HEADER + length else _RECORD_HEADER + length
+    end = _RECORD_HEADER + length
+    return Hello.TLS if len(data) >= end else NeedMore(end)
 
 
 class Front:
@@ -108,48 +109,36 @@ class Front:
         self._name = name
         self._clock = clock
         self._node_headers = node_headers
-        self._refused: Counter[str] = Counter()  # before they had a turn, by reason
-        self._balanced = BalancedConnections(
+        self.arrivals = Arrivals[Hello | Headed](
             name,
-            balancers,
-            time_limit=_HELLO_TIME,
-            capacity=limits.hellos,
-            clock=clock,
-            refused=self._count_refused,
-        )
-        self._hellos = FirstBytes[Hello | Headed](
             first_message,
             self._greeted,
-            time_limit=_HELLO_TIME,
-            capacity=limits.hellos,
-            capacity_per_address=share_of_address(limits.hellos),
+            lambda _: "",
+            balancers=balancers,
+            limits=ArrivalLimits(_HELLO_TIME, limits.hellos, share_of_address(limits.hellos)),
             clock=clock,
         )
         self.admission = Admission(limits, clock)
-        self._proxied = UnexpectedProxyHeaders(name)
         self._tasks = Tasks("front")
         self._splices: set[Splice] = set()
         self._by_name: dict[str, Connection] = {}
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._inner = ""
-        self._listener: Listener | None = None
-        self.accepted = 0
 
     def connections(self) -> dict[str, int]:
         """How many there are, by how far they have come."""
-        return {"hello awaited": len(self._balanced) + len(self._hellos)} | self.admission.counts()
+        return {"hello awaited": self.arrivals.half_open} | self.admission.counts()
 
     def ended(self) -> Counter[str]:
         """How many were ended here, by reason."""
-        no_hello = self._balanced.evicted + self._hellos.evicted
-        refused = Counter({"no hello": no_hello, "proxy header": self._proxied.seen})
-        return self.admission.ended + refused + self._refused
+        rejected = Counter({reason.replace("_", " "): count for reason, count in self.arrivals.rejected.items()})
+        return self.admission.ended + rejected + Counter({"no hello": self.arrivals.evicted})
 
     def serve(self, sockets: Sequence[socket.socket], inner: Path) -> None:
         """Accept on these listening sockets, which are owned from now on, for the gRPC server that listens at
         `inner`."""
         self._inner = str(inner)
-        self._listener = Listener(sockets, self._connected)
+        self.arrivals.listen(sockets)
 
     def find(self, peer: str) -> Connection | None:
         """The connection that gRPC calls `peer`; None for one that has ended, or that did not come through here."""
@@ -168,13 +157,10 @@ class Front:
     async def stop_listening(self, *, within: float) -> None:
         """Refuse new connections; all others go on. Waits at most `within` seconds until those that came last have made
         their first call, which gRPC would refuse once it stops."""
-        if self._listener is None:
-            return
         try:
             async with time_limit(within):
-                await finish([self._listener], within=within / 2)
-                await self._balanced.over()
-                await self._hellos.over()
+                await finish(self.arrivals.listeners, within=within / 2)
+                await self.arrivals.heard()
                 while self.admission.strangers:  # noqa: ASYNC110 - a round trip or two
                     await asyncio.sleep(_LOOK_AGAIN)
         except TimeoutError:
@@ -182,10 +168,7 @@ class Front:
 
     async def close(self) -> None:
         """Accept no more, and end all connections."""
-        if self._listener is not None:
-            self._listener.close()
-        self._balanced.close()
-        self._hellos.close()
+        self.arrivals.close()
         self.admission.close()
         splices = list(self._splices)
         for splice in splices:
@@ -194,24 +177,13 @@ class Front:
         while not all(splice.over for splice in splices):  # noqa: ASYNC110 - a turn or two
             await asyncio.sleep(0)
 
-    def _connected(self, sock: socket.socket, peer: Endpoint) -> None:
-        self._balanced.add(sock, peer, self._accept)
-
-    def _count_refused(self, reason: str) -> None:
-        self._refused[reason.replace("_", " ")] += 1
-
-    def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
-        self.accepted += 1
-        self._hellos.add(sock, peer)
-
     def _greeted(self, sock: socket.socket, peer: Endpoint, hello: Hello | Headed, first_bytes: bytes) -> None:
         if hello is Hello.TLS:
             self._arrived(sock, peer)
         elif isinstance(hello, Headed) and self._node_headers is not None:
             self._headed(sock, peer, hello.header, self._node_headers, first_bytes)
         else:
-            self._proxied.notice(first_bytes, peer)
-            sock.close()
+            self._refuse(sock, peer, first_bytes)
 
     def _headed(
         self, sock: socket.socket, peer: Endpoint, found: Parsed, headers: NodeHeaders, first_bytes: bytes
@@ -227,12 +199,18 @@ class Front:
             self._arrived(sock, verdict.source, verdict.node)
             return
         if verdict is Refusal.UNPROVED:
-            self._proxied.notice(first_bytes, peer)
+            self._refuse(sock, peer, first_bytes)
         else:
-            self._refused[f"proxy header {verdict.value}"] += 1
             about = {"port": self._name, "peer": peer.host, "why": verdict.value}
             logger.warning("connections with a PROXY header that is not believed are refused", extra=about)
-        sock.close()
+            self.arrivals.turn_away(sock, f"proxy_header_{verdict.value}")
+
+    def _refuse(self, sock: socket.socket, peer: Endpoint, first_bytes: bytes) -> None:
+        """It begins with something else, which is counted if that is a header of nobody known."""
+        if self.arrivals.is_proxied(first_bytes, peer):
+            self.arrivals.turn_away(sock, "proxy_header")
+        else:
+            sock.close()
 
     def _arrived(self, sock: socket.socket, peer: Endpoint, entrance: str = "") -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -46,6 +46,7 @@ from portway_registry.nodes.token_check import invalid_tokens
 from portway_registry.nodes.unplaced import UnplacedTunnels
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.state.audit import Audit
+from portway_registry.state.gathered_changes import GatheredChanges
 from portway_registry.state.grant_reader import GrantReader
 from portway_registry.state.records import (
     STATE_OF_ORDER,
@@ -69,7 +70,7 @@ logger = logging.getLogger(__name__)
 # Seconds that changes of peers are gathered: nodes that come and go together make one list of peers, not one each.
 PEERS_GATHERED: Final = 0.1
 # The same for DNS records: a certificate authority is told to look when all name servers have them.
-DNS_GATHERED: Final = 0.02
+_DNS_GATHERED: Final = 0.02
 
 
 class Hub:
@@ -107,7 +108,7 @@ class Hub:
         self._sessions: dict[str, NodeSession] = {}
         self._prober = Prober(self._sessions, dial)
         self._dns = dns
-        self._dns_changed = asyncio.Event()
+        self._dns_changes = GatheredChanges(_DNS_GATHERED)
         self._ports = RegionPorts(views.port_blocks, self._sessions)
         self.front_key = FrontKey(store, views, Audit(store, now_ms), now_ms)
         self._fronts = FrontLists(views, self.front_key, self._sessions, registry_name)
@@ -122,7 +123,7 @@ class Hub:
         )
         self._tasks = Tasks("node sessions", on_failure=on_failure)
         self._listed: dict[str, NodeInfo] = {}  # every node as other nodes are to know it
-        self._peers_changed = asyncio.Event()
+        self._peers_changes = GatheredChanges(PEERS_GATHERED)
         self._unsubscribe: list[Callable[[], None]] = []
         # Each is called with a node's name when its stream has ended and no newer one is here.
         self.on_end: list[Callable[[str], None]] = []
@@ -139,7 +140,7 @@ class Hub:
             self._views.orders.subscribe(self._order_changed),
             self._views.identities.subscribe(self._identity_changed),
             self._views.port_blocks.subscribe(self._ports.block_changed),
-            self._views.dns.subscribe(lambda old, new: self._dns_changed.set()),
+            self._views.dns.subscribe(self._dns_changes.notice),
             self._views.replicas.subscribe(self._fronts.replica_changed),
             self._views.front_key.subscribe(self._fronts.key_changed),
             self._views.identities.subscribe(self._fronts.identity_changed),
@@ -211,7 +212,7 @@ class Hub:
             certificate=certificate,
             still_current=still_current,
             on_probed=partial(self._prober.answered, info.name),
-            on_dns=self._dns_changed.set,
+            on_dns=self._dns_changes.notice,
             invalid_tokens=partial(invalid_tokens, self._views.tokens),
         )
         before = self._sessions.get(info.name)
@@ -326,14 +327,14 @@ class Hub:
                 session.end(NodeRemoved(new.name))
         removed = [item is not None and item.value.order is Order.REMOVE for item in (old, new)]
         if any(removed):
-            self._peers_changed.set()
+            self._peers_changes.notice()
 
     def _identity_changed(self, old: Item[IdentityRecord] | None, new: Item[IdentityRecord] | None) -> None:
         session = None if new is None else self._sessions.get(new.name)
         if session is not None and new is not None and session.issued_ms < new.value.joined_at_ms:
             session.end(CertificateSuperseded(new.name))
         if new is not None and new.value.anew:
-            self._peers_changed.set()
+            self._peers_changes.notice()
 
     def _node_changed(self, old: Item[NodeInfo] | None, new: Item[NodeInfo] | None) -> None:
         either = new or old
@@ -344,25 +345,21 @@ class Hub:
             session.end(Replaced("a newer session of this node has registered with another replica"))
         if new is None and old is not None:
             self._listed.pop(old.name, None)
-            self._peers_changed.set()
+            self._peers_changes.notice()
         elif new is not None and (bare := without_counts(new.value)) != self._listed.get(new.name):
             self._listed[new.name] = bare
-            self._peers_changed.set()
+            self._peers_changes.notice()
 
     async def _send_peers(self) -> None:
         while True:
-            await self._peers_changed.wait()
-            await asyncio.sleep(PEERS_GATHERED)
-            self._peers_changed.clear()
+            await self._peers_changes.wait()
             peers = self._peers()
             for session in self._sessions.values():
                 session.outbox.peers(peers)
 
     async def _send_dns_records(self) -> None:
         while True:
-            await self._dns_changed.wait()
-            await asyncio.sleep(DNS_GATHERED)
-            self._dns_changed.clear()
+            await self._dns_changes.wait()
             messages = self._dns.messages()
             for session in self._sessions.values():
                 if session.info.dns:

@@ -3,13 +3,13 @@
 Here: the list of each region, and when it is sent again. Not here: how blocks are reserved (tunnels/port_blocks.py).
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
 from portway_proto.v1.mesh_pb2 import PortOwners
 
 from portway_registry.nodes.session import NodeSession
+from portway_registry.state.gathered_changes import GatheredChanges
 from portway_registry.state.records import PortBlockRecord
 from portway_registry.state.views import Item, View
 from portway_registry.tunnels.port_blocks import BLOCK_SIZE
@@ -26,7 +26,7 @@ class RegionPorts:
         self._blocks = blocks
         self._sessions = sessions
         self._changed: set[str] = set()  # regions
-        self._wake = asyncio.Event()
+        self._changes = GatheredChanges(_GATHERED)
 
     def owners(self, region: str) -> PortOwners:
         """The whole list of a region, by port."""
@@ -45,14 +45,12 @@ class RegionPorts:
             None if new is None else new.value.node
         ):
             self._changed.add(either.name.partition("/")[0])
-            self._wake.set()
+            self._changes.notice()
 
     async def send_changes(self) -> None:
         """Send, for ever, the lists that changed to the nodes of their regions."""
         while True:
-            await self._wake.wait()
-            await asyncio.sleep(_GATHERED)
-            self._wake.clear()
+            await self._changes.wait()
             changed, self._changed = self._changed, set()
             lists = {region: self.owners(region) for region in changed}
             for session in self._sessions.values():

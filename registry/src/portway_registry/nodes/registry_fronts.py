@@ -4,7 +4,6 @@ Here: the list, and when it is sent again. Not here: a node's key (front_key.py)
 (state/replica.py).
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,6 +11,7 @@ from portway_proto.v1.mesh_pb2 import RegistryFront, RegistryFronts
 
 from portway_registry.nodes.front_key import FrontKey
 from portway_registry.nodes.session import NodeSession
+from portway_registry.state.gathered_changes import GatheredChanges
 from portway_registry.state.records import IdentityRecord, ReplicaRecord
 from portway_registry.state.views import Item, Views
 
@@ -30,7 +30,7 @@ class FrontLists:
         self._key = key
         self._sessions = sessions
         self._name = name
-        self._wake = asyncio.Event()
+        self._changes = GatheredChanges(_GATHERED)
 
     def fronts(self, node: str) -> RegistryFronts:
         """The whole list for a node; without a name and public ports while there is nothing that it could pass on."""
@@ -45,23 +45,21 @@ class FrontLists:
     def replica_changed(self, old: Item[ReplicaRecord] | None, new: Item[ReplicaRecord] | None) -> None:
         """Of the view: what else a replica says of itself is no news."""
         if _where(old) != _where(new):
-            self._wake.set()
+            self._changes.notice()
 
     def identity_changed(self, old: Item[IdentityRecord] | None, new: Item[IdentityRecord] | None) -> None:
         """Of the view: a renewed certificate is no news."""
         if (None if old is None else old.value.joined_at_ms) != (None if new is None else new.value.joined_at_ms):
-            self._wake.set()
+            self._changes.notice()
 
     def key_changed(self, *_: object) -> None:
         """Of the view."""
-        self._wake.set()
+        self._changes.notice()
 
     async def send_changes(self) -> None:
         """Send, for ever, the list to all nodes when it has changed."""
         while True:
-            await self._wake.wait()
-            await asyncio.sleep(_GATHERED)
-            self._wake.clear()
+            await self._changes.wait()
             for name, session in self._sessions.items():
                 session.outbox.registry_fronts(self.fronts(name))
 

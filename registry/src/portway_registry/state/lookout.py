@@ -3,12 +3,12 @@
 Here: when to look, and waiting until a look has brought something about. Not here: what is due.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NoReturn
 
 from portway_registry.errors import NotYet, StoreUnavailable
+from portway_registry.state.gathered_changes import GatheredChanges
 from portway_registry.state.views import View
 from portway_registry.state.waiting import until
 
@@ -26,11 +26,11 @@ class Lookout:
         self._look = look
         self._every = every
         self._trouble = trouble
-        self._changed = asyncio.Event()
+        self._changes = GatheredChanges(_GATHERED)
 
-    def notice(self) -> None:
-        """Something has changed that matters: look soon."""
-        self._changed.set()
+    def notice(self, *_: object) -> None:
+        """Something has changed that matters: look soon. Subscribes to a view as it is."""
+        self._changes.notice()
 
     async def run(self, unsubscribes: Iterable[Callable[[], None]]) -> NoReturn:
         """Look, for ever. At the end call all of `unsubscribes`."""
@@ -42,13 +42,7 @@ class Lookout:
                 except (StoreUnavailable, NotYet) as error:
                     logger.warning(self._trouble, extra={"reason": str(error)})
                     wait = _AGAIN_AFTER
-                try:
-                    async with asyncio.timeout(wait):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
-                await asyncio.sleep(_GATHERED)
-                self._changed.clear()
+                await self._changes.wait(wait)
         finally:
             for unsubscribe in unsubscribes:
                 unsubscribe()

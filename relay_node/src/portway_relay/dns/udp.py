@@ -4,13 +4,13 @@ Here: moving. What waits during a pause is the kernel's to keep or drop. An answ
 asked, also where the socket has every address of the machine. Not here: what is answered.
 """
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from portway_runtime.clocks import Monotonic
+from portway_runtime.watched_sockets import WatchedSockets
 
 from portway_relay.dns.loop_share import LoopShare
 
@@ -33,32 +33,24 @@ class UdpServer:
 
     def __init__(self, sockets: Sequence[socket.socket], answer: Answer, share: LoopShare, clock: Monotonic) -> None:
         """Begin to answer, on the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._sockets = list(sockets)
         self._answer = answer
         self._share = share
         self._clock = clock
-        self._timers: dict[socket.socket, asyncio.TimerHandle] = {}
         self.queries = 0
         self.pauses = 0
-        for sock in self._sockets:
+        for sock in sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE)
-            handle = self._handle_any if _demand_destination(sock) else self._handle
-            self._loop.add_reader(sock.fileno(), self._readable, sock, handle)
+        self._of_every = {sock for sock in sockets if _demand_destination(sock)}
+        self._sockets = WatchedSockets(sockets, self._read)
 
     def close(self) -> None:
         """Answer no more. May be called again."""
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
-        sockets, self._sockets = self._sockets, []
-        for sock in sockets:
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
+        self._sockets.close()
 
-    def _readable(self, sock: socket.socket, handle: Callable[[socket.socket], bool]) -> None:
-        if sock in self._timers:
+    def _read(self, sock: socket.socket) -> None:
+        if not self._sockets.is_watched(sock):
             return
+        handle = self._handle_any if sock in self._of_every else self._handle
         began = self._clock()
         for _ in range(_BATCH):
             if not handle(sock):
@@ -67,12 +59,7 @@ class UdpServer:
         wait = self._share.wait
         if wait > 0:
             self.pauses += 1
-            self._loop.remove_reader(sock.fileno())
-            self._timers[sock] = self._loop.call_later(wait, self._resume, sock, handle)
-
-    def _resume(self, sock: socket.socket, handle: Callable[[socket.socket], bool]) -> None:
-        del self._timers[sock]
-        self._loop.add_reader(sock.fileno(), self._readable, sock, handle)
+            self._sockets.pause(sock, wait)
 
     def _handle(self, sock: socket.socket) -> bool:
         """Answer one datagram; False when there is none."""

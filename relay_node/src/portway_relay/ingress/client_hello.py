@@ -7,6 +7,8 @@ exchange groups. Of the rest it checks only how long the lists are that OpenSSL 
 from dataclasses import dataclass
 from typing import Final
 
+from portway_runtime.parse_results import Invalid, NeedMore
+
 # Bytes. RFC 8446 allows 16 MiB. Post-quantum key shares and a few tickets take 4 KiB; the largest hello seen had
 # 17 KiB. One of twice that size can only be an attempt to use up memory.
 MAX_HELLO: Final = 32 * 1024
@@ -44,20 +46,6 @@ class Parsed:
     alpn: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
     shares: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NeedMore:
-    """The ClientHello is incomplete: at least `size` bytes from the beginning are needed."""
-
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Invalid:
-    """Not a ClientHello, whatever follows."""
-
-    reason: str
 
 
 class _Malformed(Exception):

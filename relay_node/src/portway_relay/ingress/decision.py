@@ -12,10 +12,11 @@ from typing import Final
 
 from portway_proto.wire.labels import is_label
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
+from portway_runtime.parse_results import Invalid
 from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import VISITOR_PROTOCOLS
-from portway_relay.ingress.client_hello import Invalid, Parsed
+from portway_relay.ingress.client_hello import Parsed
 from portway_relay.net.plain_http import Request
 
 # Hybrids with X25519: ML-KEM-768, which OpenSSL has from 3.5 on, and its draft. Browsers put them first.

@@ -4,20 +4,18 @@ Not here: waiting for them (portway_runtime.first_bytes), parsing (client_hello.
 (public_port.py).
 """
 
-from portway_relay.ingress.client_hello import Invalid, NeedMore, Parsed, parse
+from portway_runtime.parse_results import Invalid, NeedMore
+
+from portway_relay.ingress.client_hello import Parsed, parse
 from portway_relay.net.plain_http import Request, read_request
 
 FirstMessage = Parsed | Request | Invalid
 
 
-def read_hello(data: bytes) -> FirstMessage | int:
-    """What a connection begins with, or the number of bytes without which this cannot be said.
-
-    What may become an HTTP request is waited for, so that its sender can be answered.
-    """
+def read_hello(data: bytes) -> FirstMessage | NeedMore:
+    """What a connection begins with. What may become an HTTP request is waited for, so that its sender can be
+    answered."""
     hello = parse(data)
-    if isinstance(hello, NeedMore):
-        return hello.size
     if isinstance(hello, Invalid):
         request = read_request(data)
         return hello if request is None else request

@@ -7,7 +7,6 @@ Here: the order of these steps, their limits, and what each decision does with t
 import asyncio
 import logging
 import socket
-from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,12 +15,10 @@ from typing import Final, TypeVarTuple
 from portway_carrier.contract import Carrier
 from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ServerTls
-from portway_runtime.balancers import BalancedConnections
+from portway_runtime.arrivals import Arrivals
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
-from portway_runtime.first_bytes import FirstBytes
-from portway_runtime.listener import Listener
-from portway_runtime.proxy_headers import UnexpectedProxyHeaders
+from portway_runtime.parse_results import Invalid
 from portway_runtime.rates import AddressRate
 from portway_runtime.shares import PrefixQueue, PrefixShares
 from portway_runtime.tasks import Tasks
@@ -29,7 +26,6 @@ from portway_runtime.tls_choices import Group
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.config import NodeConfig
-from portway_relay.ingress.client_hello import Invalid
 from portway_relay.ingress.decision import (
     Alert,
     ClientLane,
@@ -129,64 +125,33 @@ class PublicPort:
         self._is_memory_scarce = is_memory_scarce
         self._lacking = lacking
         self._registry_name = registry_name
-        self._proxied = UnexpectedProxyHeaders("public")
         # Places of connections that wait for their turn, and of those whose label is looked up.
         self._queued = PrefixShares(limits.max_half_open, clock)
         self._finding = PrefixShares(limits.max_half_open, clock)
         self._unknown_names = AddressRate(limits.unknown_names_per_second, limits.unknown_name_burst, clock)
-        self._peek = FirstBytes[FirstMessage](
+        self.arrivals = Arrivals[FirstMessage](
+            "public",
             read_hello,
             self._peeked,
-            time_limit=limits.hello_time,
-            capacity=limits.max_half_open,
-            capacity_per_address=limits.max_half_open_per_address,
+            self._refusal,
+            balancers=config.proxy_protocol_from,
+            limits=config.arrival_limits,
             clock=clock,
-        )
-        self._balanced = BalancedConnections(
-            "public",
-            config.proxy_protocol_from,
-            time_limit=limits.hello_time,
-            capacity=limits.max_half_open,
-            clock=clock,
-            refused=self._count_rejected,
         )
         self._visitors = _TurnQueue(limits.hellos_per_turn)
         self._lanes = _TurnQueue(limits.hellos_per_turn)
         self._next_turn: asyncio.Handle | None = None
         self._tasks = Tasks("public port", on_failure)
-        self._listener: Listener | None = None
-        self.accepted = 0
-        self.rejected: Counter[str] = Counter()  # by reason
 
     @property
     def half_open(self) -> int:
         """Connections whose handler is not known yet, or that wait for their turn."""
-        waiting = len(self._balanced) + len(self._peek)
-        return waiting + len(self._visitors.queue) + len(self._lanes.queue) + len(self._tasks)
-
-    @property
-    def evicted(self) -> int:
-        """Connections that were closed before their ClientHello came, to make room."""
-        return self._balanced.evicted + self._peek.evicted
-
-    @property
-    def pauses(self) -> int:
-        """How often accepting paused for want of descriptors."""
-        return self._listener.pauses if self._listener is not None else 0
+        decided = len(self._visitors.queue) + len(self._lanes.queue)
+        return self.arrivals.half_open + decided + len(self._tasks)
 
     def listen(self) -> None:
         """Begin to accept. Raises ListenError."""
-        self._listener = Listener(self.address.open(), self._arrived, batch=self._config.limits.accepts_per_turn)
-
-    @property
-    def listeners(self) -> list[Listener]:
-        """What accepts its connections; nothing before it listens."""
-        return [] if self._listener is None else [self._listener]
-
-    async def heard(self) -> None:
-        """Wait until all that were accepted have sent their ClientHello (`over` waits for the rest)."""
-        await self._balanced.over()
-        await self._peek.over()
+        self.arrivals.listen(self.address.open())
 
     async def over(self) -> None:
         """Wait until all connections whose ClientHello has come are handed over; those whose label is looked up take
@@ -197,10 +162,7 @@ class PublicPort:
 
     async def close(self) -> None:
         """Accept no more, and close the connections that are not handed over."""
-        if self._listener is not None:
-            self._listener.close()
-        self._balanced.close()
-        self._peek.close()
+        self.arrivals.close()
         if self._next_turn is not None:
             self._next_turn.cancel()
             self._next_turn = None
@@ -209,20 +171,10 @@ class PublicPort:
                 turns.queue.pop().sock.close()
         await self._tasks.close()
 
-    def _arrived(self, sock: socket.socket, peer: Endpoint) -> None:
-        self._balanced.add(sock, peer, self._accept)
-
-    def _count_rejected(self, reason: str) -> None:
-        self.rejected[reason] += 1
-
-    def _accept(self, sock: socket.socket, peer: Endpoint) -> None:
-        self.accepted += 1
-        if not self._rate.take(peer.host):
-            self._close(sock, "rate")
-        elif not self._handshakes.has_room(peer.host):
-            self._close(sock, "handshakes")
-        else:
-            self._peek.add(sock, peer)
+    def _refusal(self, host: str) -> str:
+        if not self._rate.take(host):
+            return "rate"
+        return "" if self._handshakes.has_room(host) else "handshakes"
 
     def _peeked(self, sock: socket.socket, peer: Endpoint, hello: FirstMessage, first_bytes: bytes) -> None:
         """Decide, and act in this turn of the loop or a later one.
@@ -231,7 +183,7 @@ class PublicPort:
         visits in progress must move in between. Visitors and lanes queue apart, as thousands of lanes may come at once,
         and in each queue prefixes of addresses take turns.
         """
-        if isinstance(hello, Invalid) and self._proxied.notice(first_bytes, peer):
+        if isinstance(hello, Invalid) and self.arrivals.is_proxied(first_bytes, peer):
             self._refuse(sock, Alert.DECODE_ERROR, "proxy_header")
             return
         zones, server_name = self._certificates().zones.keys(), self._config.server_name
@@ -254,7 +206,7 @@ class PublicPort:
         elif self._queued.take(peer.host):
             turns.queue.push(_Decided(sock, peer, decision), peer.host)
         else:
-            self._close(sock, "queue")
+            self.arrivals.turn_away(sock, "queue")
 
     def _turn(self) -> None:
         self._next_turn = None
@@ -340,23 +292,18 @@ class PublicPort:
         """Call a handler, which begins a handshake, unless the peer's prefixes have left too many unfinished. A
         certificate that cannot be used costs this one connection, which the carrier has closed."""
         if not self._handshakes.take(peer.host):
-            self._close(sock, "handshakes")
+            self.arrivals.turn_away(sock, "handshakes")
             return
         try:
             handler(sock, peer, *arguments, partial(self._handshakes.give_back, peer.host))
         except TlsSettingsError as error:
             logger.error("a certificate cannot be used for TLS: %s", error)
 
-    def _close(self, sock: socket.socket, reason: str) -> None:
-        self.rejected[reason] += 1
-        sock.close()
-
     def _refuse(self, sock: socket.socket, alert: Alert, reason: str = "") -> None:
         """Send an alert and close. `reason` is what the rejection is counted as, the alert's name by default."""
-        self.rejected[reason or alert.name.lower()] += 1
         try:
             sock.recv(_DRAINED)
             sock.send(alert.record)
         except OSError:
             pass
-        sock.close()
+        self.arrivals.turn_away(sock, reason or alert.name.lower())

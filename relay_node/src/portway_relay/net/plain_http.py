@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from portway_runtime.parse_results import NeedMore
+
 # Bytes. The longest method that IANA names has 17 (UPDATEREDIRECTREF).
 MAX_METHOD: Final = 32
 # Bytes. RFC 9112 §3 wants request lines of 8,000 at least to be understood.
@@ -61,16 +63,15 @@ def may_become_http(data: bytes) -> bool:
     return not blank or (len(version) < len(_VERSION) and _VERSION.startswith(version))
 
 
-def read_request(data: bytes) -> Request | int | None:
-    """The request that a connection begins with; None when it begins with something else; an int, the number of bytes
-    without which this cannot be said.
+def read_request(data: bytes) -> Request | NeedMore | None:
+    """The request that a connection begins with; None when it begins with something else.
 
     The Host is waited for, within MAX_HEAD. Reading takes a few plain searches, 40 µs at most: it is repeated for each
     packet, and a regular expression can be made to backtrack for seconds.
     """
     begun = _REQUEST.match(data) if _VERSION in data else None
     if begun is None:
-        return len(data) + 1 if may_become_http(data) else None
+        return NeedMore(len(data) + 1) if may_become_http(data) else None
     target, head_only = begun[1], wants_head_only(data)
     fields = data[begun.end() : MAX_HEAD].lower()
     at = fields.find(_HOST)
@@ -81,4 +82,4 @@ def read_request(data: bytes) -> Request | int | None:
             return Request(target, fields[at + len(_HOST) : end].strip(b" \t\r"), head_only)
     elif over:
         return Request(target, b"", head_only)
-    return len(data) + 1 if len(data) < MAX_HEAD else Request(target, b"", head_only)
+    return NeedMore(len(data) + 1) if len(data) < MAX_HEAD else Request(target, b"", head_only)

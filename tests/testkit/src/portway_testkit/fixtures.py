@@ -5,6 +5,7 @@ itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from portway.engine import engine_thread as thread
@@ -25,16 +26,22 @@ def store(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"etcd:{etcd.url}"
 
 
+@contextmanager
+def as_client_of(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process is a client with these environment variables; its engine is stopped at the end."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    try:
+        yield
+    finally:
+        thread.stop_engine()
+
+
 @pytest.fixture
 def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[AsClient]:
-    """Makes this process a client by setting environment variables; its engine is stopped after the test."""
-
-    def use(environment: Mapping[str, str]) -> None:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-
-    yield use
-    thread.stop_engine()
+    """Makes this process a client until the test has ended."""
+    with ExitStack() as stack:
+        yield lambda environment: stack.enter_context(as_client_of(environment, monkeypatch))
 
 
 @pytest.fixture

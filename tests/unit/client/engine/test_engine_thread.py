@@ -83,9 +83,7 @@ def test_an_engine_that_cannot_start_says_why(
     assert "ended early" in caplog.text
 
 
-def test_no_engine_is_started_without_descriptors(
-    request_of_8000: TunnelRequest, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_engine_is_started_without_descriptors(request_of_8000: TunnelRequest) -> None:
     """Its loop would end the process."""
     with no_more_descriptors():
         engine = EngineThread()

@@ -62,7 +62,7 @@ def test_patience_ends(pair: tuple[Channel, socket.socket]) -> None:
     assert channel.receive() == {}
 
 
-def test_a_default_timeout_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_default_timeout_changes_nothing() -> None:
     """A program's own, which new sockets take over."""
     socket.setdefaulttimeout(0.001)
     try:

@@ -7,7 +7,7 @@ import pytest
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED
 from portway_registry.admin_cli import output
 from portway_testkit.clusters.admin_stage import Stage
-from portway_testkit.clusters.registry import StreamEnded
+from portway_testkit.clusters.node_stream import StreamEnded
 
 
 def test_nodes_are_listed_for_people(stage: Stage) -> None:

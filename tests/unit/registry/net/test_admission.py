@@ -91,7 +91,7 @@ async def test_handshakes_are_paced_and_prefixes_take_turns(
     desk.admission.close()
 
 
-async def test_a_thousand_clients_at_once_are_served_within_seconds(clock: ManualClock) -> None:
+async def test_a_thousand_clients_at_once_are_served_within_seconds() -> None:
     """All of one office, or of many places: as the limits are by default."""
     assert Limits.of(4_096).strangers >= 1_000
     assert (1_000 - HANDSHAKE_BURST) / admission_module.HANDSHAKES_PER_SECOND <= 2.0

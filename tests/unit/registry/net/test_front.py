@@ -13,6 +13,7 @@ from portway_registry.net.splice import STRANGER_BURST
 from portway_runtime.clocks import monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import open_sockets
+from portway_runtime.parse_results import NeedMore
 from portway_runtime.proxy_protocol import ProxyHeader, encode_v2
 from portway_testkit.links.carrier_link import until
 from portway_testkit.links.opened_front import HELLO, closed, opened
@@ -153,9 +154,9 @@ async def test_a_server_that_is_gone_costs_the_connection() -> None:
 @pytest.mark.parametrize(
     ("data", "found"),
     [
-        (b"\x16", 5),
-        (b"\x16\x03\x01\x00", 5),
-        (b"\x16\x03\x01\x00\x05", 10),
+        (b"\x16", NeedMore(5)),
+        (b"\x16\x03\x01\x00", NeedMore(5)),
+        (b"\x16\x03\x01\x00\x05", NeedMore(10)),
         (b"\x16\x03\x01\x00\x05hello", Hello.TLS),
         (b"\x16\x03\x01\x00\x05hello and more", Hello.TLS),
         (b"\x16\x03\x01\x00\x00", Hello.OTHER),
@@ -164,7 +165,7 @@ async def test_a_server_that_is_gone_costs_the_connection() -> None:
         (b"\x15\x03\x01\x00\x02", Hello.OTHER),
     ],
 )
-def test_the_first_record_is_awaited_whole(data: bytes, found: Hello | int) -> None:
+def test_the_first_record_is_awaited_whole(data: bytes, found: Hello | NeedMore) -> None:
     """Of the handshake, and no longer than TLS allows."""
     assert first_record(data) == found
 
@@ -174,8 +175,8 @@ def test_a_header_and_the_record_behind_it_are_awaited_whole(length: int) -> Non
     """At each length more bytes are asked for than there are."""
     whole = encode_v2(ProxyHeader(Endpoint("192.0.2.1", 1), Endpoint("192.0.2.2", 2))) + HELLO
     found = first_message(whole[:length])
-    assert isinstance(found, int)
-    assert length < found <= len(whole)
+    assert isinstance(found, NeedMore)
+    assert length < found.size <= len(whole)
     assert isinstance(first_message(whole), Headed)
 
 

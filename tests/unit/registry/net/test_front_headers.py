@@ -119,7 +119,7 @@ async def test_behind_a_balancer_a_connection_is_its_clients(encode: Callable[[P
         wire[1].close()
 
 
-async def test_nobody_else_is_believed(caplog: pytest.LogCaptureFixture) -> None:
+async def test_nobody_else_is_believed() -> None:
     """A header of whoever is no balancer is refused as without any."""
     header = encode_v1(ProxyHeader(Endpoint("203.0.113.7", 5000), Endpoint("198.51.100.1", 443)))
     async with opened(balancers=[ip_network("192.0.2.0/24")]) as port:

@@ -125,7 +125,7 @@ def test_a_certificate_of_its_own_is_made_anew_when_another_ca_issues() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["key of another", "no key"])
-def test_an_authority_s_key_must_fit(files: Files, tmp_path: Path, wrong: str) -> None:
+def test_an_authority_s_key_must_fit(files: Files, wrong: str) -> None:
     """Both files are named."""
     path = files.key(files.other)
     if wrong == "no key":

@@ -8,11 +8,10 @@ from portway_relay.ingress.client_hello import (
     MAX_PROTOCOLS,
     MAX_RECORDS,
     MAX_SHARES,
-    Invalid,
-    NeedMore,
     Parsed,
     parse,
 )
+from portway_runtime.parse_results import Invalid, NeedMore
 from portway_testkit.visitors.hellos import (
     alpn,
     extension,

@@ -2,7 +2,7 @@
 
 import pytest
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
-from portway_relay.ingress.client_hello import Invalid, Parsed
+from portway_relay.ingress.client_hello import Parsed
 from portway_relay.ingress.decision import (
     Alert,
     ClientLane,
@@ -16,6 +16,7 @@ from portway_relay.ingress.decision import (
     decide,
 )
 from portway_relay.net.plain_http import Request
+from portway_runtime.parse_results import Invalid
 from portway_runtime.tls_choices import Group
 
 LABEL = "k5zq2w7b3xav6mdy"

@@ -70,8 +70,8 @@ async def test_requests_are_redirected(open_port: Open, host: str) -> None:
     head = await answer(port, REQUEST, host)
     assert head.startswith(b"HTTP/1.1 308 ")
     assert f"\r\nLocation: https://{HOST}/a?b\r\n".encode() in head
-    assert port.accepted == 1
-    assert not port.rejected
+    assert port.arrivals.accepted == 1
+    assert not port.arrivals.rejected
 
 
 @pytest.mark.parametrize("sent", [real_hello(HOST), b"SSH-2.0-x\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x00" * 9])
@@ -79,14 +79,14 @@ async def test_whoever_does_not_speak_http_is_closed_on(open_port: Open, sent: b
     """At once, with nothing that it could take for an answer."""
     port = open_port()
     assert await answer(port, sent) == b""
-    assert port.rejected == {"not_http": 1}
+    assert port.arrivals.rejected == {"not_http": 1}
 
 
 async def test_a_proxy_header_is_told_of(open_port: Open, caplog: pytest.LogCaptureFixture) -> None:
     """As at the public port."""
     port = open_port()
     assert await answer(port, b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n" + REQUEST) == b""
-    assert port.rejected == {"proxy_header": 1}
+    assert port.arrivals.rejected == {"proxy_header": 1}
     assert [record.__dict__["port"] for record in caplog.records] == ["plain HTTP"]
 
 
@@ -95,7 +95,7 @@ async def test_who_comes_too_fast_is_closed_on(open_port: Open, clock: ManualClo
     port = open_port(limits={"connections_per_second": 1, "connection_burst": 1})
     assert await answer(port, REQUEST)
     assert await answer(port, REQUEST) == b""
-    assert port.rejected == {"rate": 1}
+    assert port.arrivals.rejected == {"rate": 1}
     clock.now += 1
     assert await answer(port, REQUEST)
 
@@ -104,10 +104,10 @@ async def test_requests_that_never_end_are_bounded(open_port: Open) -> None:
     """The oldest makes room for one that comes."""
     port = open_port(limits={"max_half_open": 2})
     waiting = [await connect(port) for _ in range(3)]
-    await until(lambda: port.accepted == 3)
+    await until(lambda: port.arrivals.accepted == 3)
     assert await waiting[0][0].read() == b""
-    assert port.half_open == 2
-    assert port.evicted == 1
+    assert port.arrivals.half_open == 2
+    assert port.arrivals.evicted == 1
     for _, writer in waiting:
         writer.transport.abort()
 
@@ -116,7 +116,7 @@ async def test_a_request_that_never_ends_is_dropped(open_port: Open) -> None:
     """After the time for a hello, wherever it stopped."""
     port = open_port(limits={"hello_time": 0.02})
     assert await answer(port, REQUEST[:-10]) == b""
-    assert port.half_open == 0
+    assert port.arrivals.half_open == 0
 
 
 async def test_the_stop_waits_for_requests_that_come(open_port: Open) -> None:
@@ -125,18 +125,18 @@ async def test_the_stop_waits_for_requests_that_come(open_port: Open) -> None:
     port = open_port()
     reader, writer = await connect(port)
     _, silent = await connect(port)
-    await until(lambda: port.half_open == 2)
-    await finish(port.listeners, within=0.1)
-    heard = asyncio.ensure_future(port.heard())
+    await until(lambda: port.arrivals.half_open == 2)
+    await finish(port.arrivals.listeners, within=0.1)
+    heard = asyncio.ensure_future(port.arrivals.heard())
     writer.write(REQUEST)
     assert (await reader.read()).startswith(b"HTTP/1.1 308 ")
     with pytest.raises(ConnectionRefusedError):
         await connect(port)
-    assert port.half_open == 1
+    assert port.arrivals.half_open == 1
     assert not heard.done()
     await port.close()
     await heard
-    assert port.half_open == 0
+    assert port.arrivals.half_open == 0
     for one in (writer, silent):
         one.transport.abort()
 
@@ -160,7 +160,7 @@ async def test_an_address_that_nobody_asked_for_is_not_needed(
     assert "plain HTTP is not redirected" in caplog.text
     assert "--http-listen off" in caplog.text
     assert port.listening is None
-    assert port.listeners == []
+    assert port.arrivals.listeners == []
 
 
 async def test_without_an_address_nothing_listens(open_port: Open) -> None:
@@ -169,7 +169,7 @@ async def test_without_an_address_nothing_listens(open_port: Open) -> None:
     assert open_port(http_listen=HttpListen.DEFAULT).listening is None
 
 
-async def test_behind_a_balancer_requests_are_the_visitors(open_port: Open, clock: ManualClock) -> None:
+async def test_behind_a_balancer_requests_are_the_visitors(open_port: Open) -> None:
     """Each of them has its rate; the balancer has none, and has to say whose a request is."""
     balancer = (ip_network("127.0.0.1"),)
     port = open_port(
@@ -183,5 +183,5 @@ async def test_behind_a_balancer_requests_are_the_visitors(open_port: Open, cloc
     assert (await answer(port, other + REQUEST)).startswith(b"HTTP/1.1 308 ")
     assert await answer(port, REQUEST) == b""
     assert await answer(port, one + REQUEST, "::1") == b""
-    assert port.rejected == {"rate": 1, "no_proxy_header": 1, "proxy_header": 1}
-    assert (port.half_open, port.accepted) == (0, 4)
+    assert port.arrivals.rejected == {"rate": 1, "no_proxy_header": 1, "proxy_header": 1}
+    assert (port.arrivals.half_open, port.arrivals.accepted) == (0, 4)

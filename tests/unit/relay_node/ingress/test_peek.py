@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import pytest
 from portway_relay.ingress import peek as peek_module
-from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Invalid, Parsed, parse
+from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS, Parsed, parse
 from portway_relay.ingress.peek import FirstMessage, read_hello
 from portway_relay.net.plain_http import Request
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.first_bytes import FirstBytes
+from portway_runtime.parse_results import Invalid
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import message_of, real_hello, records, server_name
 

@@ -25,9 +25,9 @@ async def test_a_visitor_reaches_its_tunnel(open_front: FrontMaker, around: Arou
     assert peer.host == "127.0.0.1"
     assert tunnel is around.tunnel
     assert alpn == "h2"
-    assert front.accepted == 1
+    assert front.arrivals.accepted == 1
     assert front.half_open == 0
-    assert not front.rejected
+    assert not front.arrivals.rejected
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ async def test_who_is_unknown_gets_one_answer(open_front: FrontMaker, around: Ar
     """Whatever name is not served here: the same alert, byte for byte, and an end in order."""
     front = open_front()
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
-    assert front.rejected == {"unrecognized_name": 1}
+    assert front.arrivals.rejected == {"unrecognized_name": 1}
     assert around.visitors == []
     assert around.lanes == []
 
@@ -73,7 +73,7 @@ async def test_what_is_for_the_registry_is_refused_without_a_place(open_front: F
     around.registry_name, around.has_place = "example.com", False
     front = open_front()
     assert await answer(front, real_hello("example.com", ["h2"])) == Alert.INTERNAL_ERROR.record
-    assert front.rejected == {"registry": 1}
+    assert front.arrivals.rejected == {"registry": 1}
 
 
 async def test_tls_libraries_understand_the_refusal(open_front: FrontMaker, authority: trustme.CA) -> None:
@@ -89,7 +89,7 @@ async def test_a_full_tunnel_is_an_error_of_ours(open_front: FrontMaker, around:
     around.tunnel.visits.add(visit)
     front = open_front()
     assert await answer(front, real_hello(HOST)) == Alert.INTERNAL_ERROR.record
-    assert front.rejected == {"internal_error": 1}
+    assert front.arrivals.rejected == {"internal_error": 1}
 
 
 async def test_a_clients_lane_is_handed_on(open_front: FrontMaker, around: Around) -> None:
@@ -100,7 +100,7 @@ async def test_a_clients_lane_is_handed_on(open_front: FrontMaker, around: Aroun
     writer.write(hello)
     await until(lambda: bool(around.lanes))
     assert around.lanes[0].recv(1 << 16) == hello
-    assert not front.rejected
+    assert not front.arrivals.rejected
     writer.close()
     await writer.wait_closed()
 
@@ -117,7 +117,7 @@ async def test_http_in_clear_text_is_redirected(
     assert head.startswith("HTTP/1.1 308 Permanent Redirect\r\n")
     assert f"\r\nLocation: https://{HOST}{port}/a?b=c\r\n" in head
     assert around.plain == {"redirected": 1}
-    assert not front.rejected
+    assert not front.arrivals.rejected
 
 
 async def test_http_for_another_host_is_told_to_use_https(open_front: FrontMaker, around: Around) -> None:
@@ -156,7 +156,7 @@ async def test_garbage_is_refused(open_front: FrontMaker, garbage: bytes) -> Non
     """Bytes that are neither TLS nor HTTP get an alert and the end."""
     front = open_front()
     assert await answer(front, garbage) == Alert.DECODE_ERROR.record
-    assert front.rejected == {"decode_error": 1}
+    assert front.arrivals.rejected == {"decode_error": 1}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ async def test_a_proxy_header_is_refused_loudly(
     front = open_front()
     for sent in (header + real_hello(HOST), header):
         assert await answer(front, sent) == Alert.DECODE_ERROR.record
-    assert front.rejected == {"proxy_header": 2}
+    assert front.arrivals.rejected == {"proxy_header": 2}
     told = [record.__dict__ for record in caplog.records if "PROXY header" in record.message]
     assert {(one["port"], one["peer"]) for one in told} == {("public", "127.0.0.1")}
 
@@ -185,6 +185,6 @@ async def test_a_region_without_a_certificate_is_refused_loudly(
     for _ in range(3):
         assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
-    assert front.rejected == {"no_certificate": 4}
+    assert front.arrivals.rejected == {"no_certificate": 4}
     told = [record.__dict__ for record in caplog.records if "no certificate" in record.message]
     assert [one["names"] for one in told] == ["*.lhr.example.com"] * 4

@@ -11,7 +11,6 @@ from portway_relay.ingress.decision import Alert
 from portway_relay.visits import VisitedName
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.proxy_protocol import ProxyHeader, encode_v1, encode_v2
-from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.front_door import GREETING, HOST, NODE, Around, FrontMaker
 from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
@@ -65,7 +64,7 @@ async def test_a_visitor_is_whom_the_balancer_says(
     await writer.wait_closed()
     ((peer, tunnel, name, _),) = around.visitors
     assert (peer, tunnel, name) == (visitor, around.tunnel, VisitedName(HOST, "fra"))
-    assert not front.rejected
+    assert not front.arrivals.rejected
 
 
 async def test_header_and_hello_may_come_in_any_pieces(open_front: FrontMaker, around: Around) -> None:
@@ -96,9 +95,9 @@ async def test_a_balancer_without_a_header_is_refused(open_front: FrontMaker, ar
     port = front.address.listening.port
     assert await answer(port, real_hello(HOST)) == b""
     assert await answer(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") == b""
-    assert front.rejected == {"no_proxy_header": 2}
+    assert front.arrivals.rejected == {"no_proxy_header": 2}
     assert await answer(port, UNKNOWN_NAME, via="127.0.0.1") == Alert.UNRECOGNIZED_NAME.record
-    assert (around.visitors, front.accepted) == ([], 1)
+    assert (around.visitors, front.arrivals.accepted) == ([], 1)
 
 
 async def test_a_forged_header_is_refused(open_front: FrontMaker, around: Around) -> None:
@@ -107,7 +106,7 @@ async def test_a_forged_header_is_refused(open_front: FrontMaker, around: Around
     port = front.address.listening.port
     assert await answer(port, header() + real_hello(HOST), via="127.0.0.1") == Alert.DECODE_ERROR.record
     assert await answer(port, header() + header(OTHER) + real_hello(HOST)) == Alert.DECODE_ERROR.record
-    assert front.rejected == {"proxy_header": 2}
+    assert front.arrivals.rejected == {"proxy_header": 2}
     assert around.visitors == []
 
 
@@ -121,10 +120,10 @@ async def test_a_health_check_is_served_from_the_balancers_address(open_front: F
         await until(lambda: front.half_open == 1)
         writer.close()
         await until(lambda: front.half_open == 0)
-    assert front.rejected == {"unrecognized_name": 1}
+    assert front.arrivals.rejected == {"unrecognized_name": 1}
 
 
-async def test_rates_are_those_of_the_visitors(open_front: FrontMaker, clock: ManualClock) -> None:
+async def test_rates_are_those_of_the_visitors(open_front: FrontMaker) -> None:
     """One that comes too fast is turned away, and no other of the same balancer; who waits for a header spends none."""
     front = open_front(proxy_protocol_from=BALANCERS, limits={"connections_per_second": 1, "connection_burst": 2})
     port = front.address.listening.port
@@ -133,7 +132,7 @@ async def test_rates_are_those_of_the_visitors(open_front: FrontMaker, clock: Ma
     for _ in range(2):
         assert await answer(port, header() + UNKNOWN_NAME) == Alert.UNRECOGNIZED_NAME.record
     assert await answer(port, header() + UNKNOWN_NAME) == b""
-    assert front.rejected == {"unrecognized_name": 2, "rate": 1}
+    assert front.arrivals.rejected == {"unrecognized_name": 2, "rate": 1}
     for _ in range(2):
         assert await answer(port, header(OTHER) + UNKNOWN_NAME) == Alert.UNRECOGNIZED_NAME.record
     for _, writer in silent:
@@ -147,7 +146,7 @@ async def test_half_open_connections_are_those_of_the_visitors(open_front: Front
     other = await connect(port, header(OTHER))
     await until(lambda: front.half_open == 1)
     silent = [await connect(port, header()) for _ in range(3)]
-    await until(lambda: front.evicted == 1)
+    await until(lambda: front.arrivals.evicted == 1)
     assert front.half_open == 3
     other[1].write(UNKNOWN_NAME)
     assert await other[0].read() == Alert.UNRECOGNIZED_NAME.record
@@ -160,7 +159,7 @@ async def test_stopping_waits_for_headers(open_front: FrontMaker, around: Around
     front = open_front(proxy_protocol_from=BALANCERS)
     _, writer = await connect(front.address.listening.port, header()[:10])
     await until(lambda: front.half_open == 1)
-    heard = asyncio.ensure_future(front.heard())
+    heard = asyncio.ensure_future(front.arrivals.heard())
     await asyncio.sleep(0)
     assert not heard.done()
     writer.write(header()[10:] + real_hello(HOST))

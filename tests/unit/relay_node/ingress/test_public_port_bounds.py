@@ -25,10 +25,10 @@ async def test_who_comes_too_fast_is_turned_away(open_front: FrontMaker, clock: 
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
     assert await answer(front, b"") == b""
-    assert front.rejected == {"unrecognized_name": 2, "rate": 1}
+    assert front.arrivals.rejected == {"unrecognized_name": 2, "rate": 1}
     clock.now += 1
     assert await answer(front, hello) == Alert.UNRECOGNIZED_NAME.record
-    assert front.accepted == 4
+    assert front.arrivals.accepted == 4
 
 
 async def test_who_guesses_names_too_fast_has_them_looked_up_no_more(
@@ -69,7 +69,7 @@ async def test_names_are_no_guesses_while_the_node_has_just_started(
         _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
         writer.write(real_hello(f"{label}.fra.example.com"))
         writers.append(writer)
-    await until(lambda: len(around.asked) + front.rejected["not_looked_up"] == 40)
+    await until(lambda: len(around.asked) + front.arrivals.rejected["not_looked_up"] == 40)
     assert 20 < len(around.asked) < 40
     around.is_new = False
     found.set_result(None)
@@ -94,7 +94,7 @@ async def test_handshakes_that_are_begun_and_left_use_up_a_share(
         await until(lambda: len(around.lanes) == number + 1)
         writer.transport.abort()
     assert await answer(front, b"") == b""
-    assert front.rejected == {"handshakes": 1}
+    assert front.arrivals.rejected == {"handshakes": 1}
     clock.now += 1
     _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
     writer.write(hello)
@@ -110,7 +110,7 @@ async def test_handshakes_that_are_completed_use_up_nothing(
     for _ in range(6):
         assert (await visit(front, authority))[0] == GREETING
         await until(lambda: len(around.visitors) > 0)
-    assert not front.rejected
+    assert not front.arrivals.rejected
 
 
 async def test_no_visitor_is_taken_while_memory_is_scarce(
@@ -120,7 +120,7 @@ async def test_no_visitor_is_taken_while_memory_is_scarce(
     front = open_front()
     around.scarce = True
     assert await answer(front, real_hello(HOST)) == Alert.INTERNAL_ERROR.record
-    assert front.rejected == {"memory": 1}
+    assert front.arrivals.rejected == {"memory": 1}
     _, writer = await asyncio.open_connection("127.0.0.1", front.address.listening.port)
     writer.write(real_hello(NODE, [LINK_ALPN]))
     await until(lambda: len(around.lanes) == 1)

@@ -192,7 +192,7 @@ def test_a_wrong_clock_is_not_the_grant_s_fault(check: GrantVerifier, clock: Man
     assert refusal(check, encoded).code == FAILURE_CODE_GRANT
 
 
-def test_a_grant_from_the_future_is_refused(check: GrantVerifier, clock: ManualClock) -> None:
+def test_a_grant_from_the_future_is_refused(check: GrantVerifier) -> None:
     """More than the leeway ahead is no matter of clocks that are a little off; the message says where to look."""
     assert verify(check, sign(iat=int(NOW) + LEEWAY)).token_id == "t1"
     refused = refusal(check, sign(iat=int(NOW) + LEEWAY + 1))

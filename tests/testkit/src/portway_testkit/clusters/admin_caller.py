@@ -11,7 +11,8 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING
 from portway_registry.server import Registry
 
-from portway_testkit.clusters.registry import PATIENCE, NodeStream, Pki, bearer, client_of, node_info
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import PATIENCE, Pki, bearer, client_of, node_info
 from portway_testkit.signers import AnnouncedClient
 
 

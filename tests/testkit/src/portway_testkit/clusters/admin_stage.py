@@ -15,7 +15,8 @@ from portway_registry.acme.publisher import Publisher
 from portway_registry.admin_cli.cli import main
 from portway_registry.server import Registry
 
-from portway_testkit.clusters.registry import NodeStream, Pki, bearer, channel, client_of, node_info
+from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.registry import Pki, bearer, channel, client_of, node_info
 from portway_testkit.signers import AnnouncedClient
 
 T = TypeVar("T")

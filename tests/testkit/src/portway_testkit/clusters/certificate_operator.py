@@ -19,8 +19,9 @@ from portway_registry.config import Config
 from portway_registry.server import Registry
 
 from portway_testkit.clusters.admin_caller import AdminCaller
+from portway_testkit.clusters.node_stream import NodeStream, stream
 from portway_testkit.clusters.pebble import Pebble
-from portway_testkit.clusters.registry import NodeStream, Pki, channel, running, stream
+from portway_testkit.clusters.registry import Pki, channel, running
 
 
 @dataclass

@@ -20,12 +20,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import trustme
+from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
 
 _START_SECONDS = 20.0  # on a busy machine; an idle one needs 0.2
@@ -218,12 +219,6 @@ class EtcdServer:
         self._post("/v3/auth/enable")
         self._user = (name, password)
 
-    def change_password(self, password: str) -> None:
-        """Change the user's password, which makes all its tokens invalid."""
-        assert self._user is not None, "demand_user comes first"
-        self._post("/v3/auth/user/changepw", name=self._user[0], password=password)
-        self._user = (self._user[0], password)
-
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None, "etcd does not run"
         self._process.send_signal(number)
@@ -295,6 +290,16 @@ class EtcdTrio:
     def leader(self) -> EtcdServer:
         """The present leader."""
         return next(member for member in self.members if member.leads())
+
+
+@contextlib.asynccontextmanager
+async def opened(spec: EtcdSpec) -> AsyncIterator[EtcdStore]:
+    """A store on it, until the block ends."""
+    store = EtcdStore(spec)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @contextlib.contextmanager

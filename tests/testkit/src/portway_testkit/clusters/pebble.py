@@ -1,7 +1,7 @@
 """A real ACME server for tests, pebble, and the DNS server that it asks, pebble-challtestsrv; both on loopback.
 
-Here: the processes, and the publisher of TXT records that a registry is given. pebble is strict, and refuses one nonce
-in five and reuses half of the authorizations on purpose. Not here: the registry.
+Here: the processes, their settings, and the publisher of TXT records that a registry is given. pebble is strict, and
+refuses one nonce in five and reuses half of the authorizations on purpose. Not here: the registry.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import ssl
 import subprocess
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,49 @@ class TxtRecords:
         await on_thread(lambda: _post(f"{self.management}/clear-txt", {"host": f"{name}."}))
 
 
+def write_settings(
+    folder: Path,
+    ca: Path,
+    *,
+    names: Sequence[str],
+    listen: str,
+    own: str,
+    validity: int = 7_776_000,
+    bindings: dict[str, str] | None = None,
+) -> Path:
+    """Write the settings of a pebble, and the certificate of its two ports, whose CA goes to `ca`; returns the file.
+
+    names: those that it is called by. listen: where it is an ACME server; own: where it is asked about itself.
+    validity: seconds for which certificates are valid. bindings: the external account bindings that it demands, HMAC
+    keys by key id.
+    """
+    certificate, key = folder / "pebble.crt", folder / "pebble.key"
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(ca)
+    leaf = authority.issue_cert(*names)
+    leaf.cert_chain_pems[0].write_to_path(certificate)
+    leaf.private_key_pem.write_to_path(key)
+    settings = {
+        "listenAddress": listen,
+        "managementListenAddress": own,
+        "certificate": str(certificate),
+        "privateKey": str(key),
+        "httpPort": 5002,
+        "tlsPort": 5001,
+        "ocspResponderURL": "",
+        "externalAccountBindingRequired": bindings is not None,
+        "externalAccountMACKeys": bindings or {},
+        "domainBlocklist": ["blocked.example"],
+        # Seconds that it asks clients to wait.
+        "retryAfter": {"authz": 1, "order": 1},
+        "keyAlgorithm": "ecdsa",
+        "profiles": {"default": {"description": "the only one", "validityPeriod": validity}},
+    }
+    file = folder / "pebble.json"
+    file.write_text(json.dumps({"pebble": settings}))
+    return file
+
+
 class Pebble:
     """`with Pebble(folder) as pebble:` runs both programs until the block ends.
 
@@ -65,22 +109,8 @@ class Pebble:
         self._held = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._port, self._own_port, self._dns, self._dns_own = (free_port() for _ in range(4))
-        self._config = {
-            "listenAddress": f"{LOOPBACK}:{self._port}",
-            "managementListenAddress": f"{LOOPBACK}:{self._own_port}",
-            "certificate": str(folder / "pebble.crt"),
-            "privateKey": str(folder / "pebble.key"),
-            "httpPort": 5002,
-            "tlsPort": 5001,
-            "ocspResponderURL": "",
-            "externalAccountBindingRequired": bindings is not None,
-            "externalAccountMACKeys": bindings or {},
-            "domainBlocklist": ["blocked.example"],
-            # Seconds that it asks clients to wait.
-            "retryAfter": {"authz": 1, "order": 1},
-            "keyAlgorithm": "ecdsa",
-            "profiles": {"default": {"description": "the only one", "validityPeriod": validity}},
-        }
+        self._validity = validity
+        self._bindings = bindings
         self.directory = f"https://{LOOPBACK}:{self._port}/dir"
         self.ca = folder / "pebble-ca.crt"  # of its own certificate
         self.dns_management = f"http://{LOOPBACK}:{self._dns_own}"
@@ -88,12 +118,15 @@ class Pebble:
     def __enter__(self) -> Self:
         programs = needed("pebble"), needed("pebble-challtestsrv")
         self._folder.mkdir(parents=True, exist_ok=True)
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(self.ca)
-        leaf = authority.issue_cert(LOOPBACK, "localhost")
-        leaf.cert_chain_pems[0].write_to_path(self._config["certificate"])  # type: ignore[arg-type]
-        leaf.private_key_pem.write_to_path(self._config["privateKey"])  # type: ignore[arg-type]
-        (self._folder / "pebble.json").write_text(json.dumps({"pebble": self._config}))
+        self._settings = write_settings(
+            self._folder,
+            self.ca,
+            names=(LOOPBACK, "localhost"),
+            listen=f"{LOOPBACK}:{self._port}",
+            own=f"{LOOPBACK}:{self._own_port}",
+            validity=self._validity,
+            bindings=self._bindings,
+        )
         self._pebble = programs[0]
         try:
             off = ("-doh", "", "-http01", "", "-https01", "", "-tlsalpn01", "")
@@ -113,9 +146,8 @@ class Pebble:
 
     def start(self) -> None:
         """Begin to serve; of an earlier run it knows nothing."""
-        config = str(self._folder / "pebble.json")
         asked = f"{LOOPBACK}:{self._asked or self._dns}"
-        process = self._run([self._pebble, "-strict", "-config", config, "-dnsserver", asked])
+        process = self._run([self._pebble, "-strict", "-config", str(self._settings), "-dnsserver", asked])
         self._process = process
         _wait_listening(self._port, process)
         _wait_listening(self._own_port, process)

@@ -18,7 +18,8 @@ from portway_relay.passages.passages import Passages
 from portway_runtime.clocks import RegistryClock, monotonic
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.node_headers import is_proved, read_proof
-from portway_runtime.proxy_protocol import NeedMore, Parsed, ProxyHeader, parse
+from portway_runtime.parse_results import NeedMore
+from portway_runtime.proxy_protocol import Parsed, ProxyHeader, parse
 
 KEY = b"k" * 32
 NAME = "registry.example.com"

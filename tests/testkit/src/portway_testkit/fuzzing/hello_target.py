@@ -11,11 +11,10 @@ from portway_relay.ingress.client_hello import (
     MAX_HELLO,
     MAX_RECORDS,
     MAX_SHARES,
-    Invalid,
-    NeedMore,
     Parsed,
     parse,
 )
+from portway_runtime.parse_results import Invalid, NeedMore
 
 from portway_testkit.fuzzing.target import Target, cuts
 from portway_testkit.visitors.hellos import alpn, canned, message, message_of, records, server_name

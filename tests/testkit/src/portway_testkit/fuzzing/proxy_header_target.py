@@ -3,11 +3,10 @@
 from typing import Final
 
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.parse_results import Invalid, NeedMore
 from portway_runtime.proxy_protocol import (
     MAX_V1,
     MAX_V2,
-    Invalid,
-    NeedMore,
     Parsed,
     ProxyHeader,
     encode_v1,

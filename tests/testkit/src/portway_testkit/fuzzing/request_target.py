@@ -5,6 +5,7 @@ from typing import Final
 
 from portway_relay.net.http_pages import redirect, secure_location, use_https
 from portway_relay.net.plain_http import MAX_HEAD, Request, read_request
+from portway_runtime.parse_results import NeedMore
 
 from portway_testkit.fuzzing.target import Target, cuts
 
@@ -47,14 +48,14 @@ def _check(data: bytes) -> None:
             arrived += piece
             earlier = read_request(arrived)
             _check_answer(earlier, arrived)
-            if not isinstance(earlier, int):
+            if not isinstance(earlier, NeedMore):
                 assert earlier == answer, f"{earlier} of the first {len(arrived)} bytes, {answer} of all"
                 break
 
 
-def _check_answer(answer: Request | int | None, data: bytes) -> None:
-    if isinstance(answer, int):
-        assert answer == len(data) + 1 <= MAX_HEAD, f"{answer} of {len(data)} bytes"
+def _check_answer(answer: Request | NeedMore | None, data: bytes) -> None:
+    if isinstance(answer, NeedMore):
+        assert answer.size == len(data) + 1 <= MAX_HEAD, f"{answer} of {len(data)} bytes"
     elif isinstance(answer, Request):
         location = secure_location(answer, _ZONES, 8443)
         if location is not None:
