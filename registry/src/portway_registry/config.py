@@ -162,8 +162,8 @@ SETTINGS: Final = SettingTable(
         Setting(
             "backup_dir",
             Path,
-            "folder to which a back-up of the store is written each day, with the cluster's private keys; the newest "
-            "14 are kept. Off by default",
+            "folder to which a back-up of the store is written each day, with the cluster's private keys, for the "
+            "first time an hour after the cluster was made; the newest 14 are kept. Off by default",
             "DIR",
         ),
         Setting(

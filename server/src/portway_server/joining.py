@@ -23,8 +23,9 @@ from portway_server.errors import CannotJoin, SetupRefused
 from portway_server.writing import acting_as
 
 _PUBLIC_PORT: Final = 443
-# Seconds after which a registry that is not reached is tried no more: a person waits. One call may take 10 s more.
-_PATIENCE: Final = 5.0
+# Seconds after which a registry that is not reached is tried no more: a person waits, and a machine that starts may be
+# early. One call may take 10 s more.
+_PATIENCE: Final = 10.0
 # What is told of a registry that is not reached, by why not; with what to do.
 _AWAY: Final = {
     CallFault.UNRESOLVED: "{reason}. Is {host} the cluster's domain, and is it delegated? `portway-server status` on "

@@ -121,12 +121,19 @@ async def _delegation(config: MachineConfig) -> Finding:
     addresses = [address for _, found in servers for address in found] or [str(one) for one in own]
     seen = await ask_above(relay.domain, Resolver(config.own.resolver))
     verdict = judge(relay.domain, addresses, seen)
-    if verdict.good and not (lacking := unlisted(servers, seen)):
-        return Finding("delegation", Level.GOOD, verdict.text)
     if verdict.good:
-        names = " and ".join(name for name, _ in lacking)
-        text = f"{verdict.text}, and not to {names}: without these records names depend on fewer machines"
-        return Finding("delegation", Level.WARNING, text, tuple(_records(relay.domain, lacking)))
+        lacking, strange = unlisted(servers, seen), strangers(servers, seen)
+        if lacking:
+            names = " and ".join(name for name, _ in lacking)
+            text = f"{verdict.text}, and not to {names}: without these records names depend on fewer machines"
+            return Finding("delegation", Level.WARNING, text, tuple(_records(relay.domain, lacking)))
+        if strange:
+            names = " and ".join(strange)
+            text = (
+                f"{verdict.text}, of which the cluster does not know {names}: take out the NS records of what is gone"
+            )
+            return Finding("delegation", Level.WARNING, text)
+        return Finding("delegation", Level.GOOD, verdict.text)
     wanted = servers or [(f"ns1.{relay.domain}", tuple(map(str, own)))]
     return Finding("delegation", Level.BAD, verdict.text, tuple(_records(relay.domain, wanted)))
 
@@ -135,6 +142,12 @@ def unlisted(servers: Sequence[tuple[str, tuple[str, ...]]], seen: Referral) -> 
     """Of the cluster's name servers those that the zone above does not name, or with none of their addresses."""
     named = {name: set(addresses) for name, addresses in seen.servers}
     return [(name, addresses) for name, addresses in servers if named.get(name, set()).isdisjoint(addresses)]
+
+
+def strangers(servers: Sequence[tuple[str, tuple[str, ...]]], seen: Referral) -> list[str]:
+    """The name servers that the zone above names and the cluster does not; none while the cluster's are not known."""
+    known = {name for name, _ in servers}
+    return [name for name, _ in seen.servers if known and name not in known]
 
 
 def _records(domain: str, servers: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from portway_proto.v1.types_pb2 import (
     NodeInfo,
 )
 from portway_registry.doctor.delegation import Referral
-from portway_server.status import Level, certificate_failure, certificates_of, node_finding, unlisted
+from portway_server.status import Level, certificate_failure, certificates_of, node_finding, strangers, unlisted
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 DAY = 86_400
@@ -94,3 +94,12 @@ def test_name_servers_that_the_zone_above_does_not_name_are_found() -> None:
     led = Referral("example.com", servers=(known[0], ("ns2.tun.example.com", ("192.0.2.99",))))
     assert unlisted(known, led) == known[1:]
     assert unlisted(known[:1], led) == []
+
+
+def test_name_servers_that_only_the_zone_above_names_are_found() -> None:
+    """Of a machine that was taken away, say; nothing is known of them while the cluster's are not."""
+    known = [(f"ns{number}.tun.example.com", (f"192.0.2.{number}",)) for number in (1, 2)]
+    led = Referral("example.com", servers=(known[0], ("ns3.tun.example.com", ("192.0.2.3",))))
+    assert strangers(known, led) == ["ns3.tun.example.com"]
+    assert strangers([*known, led.servers[1]], led) == []
+    assert strangers([], led) == []

@@ -71,13 +71,25 @@ def test_plurals_are_the_same_commands(stage: Stage) -> None:
         assert (plural.exit_code, plural.stdout) == (0, singular.stdout)
 
 
-def test_the_next_registry_is_asked_when_the_first_is_away(stage: Stage, admin: Call, dead: str) -> None:
-    """Of several with commas the first that answers."""
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address where connections are accepted, by the kernel, and nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("first", ["dead", "silent"])
+def test_the_next_registry_is_asked_when_the_first_is_away(
+    stage: Stage, admin: Call, dead: str, silent: str, first: str
+) -> None:
+    """Of several with commas the first that answers, soon."""
+    began = time.monotonic()
     result = admin(
-        *("--registry", f"{dead}, {stage.address}", "--ca", str(stage.pki.ca)),
+        *("--registry", f"{dead if first == 'dead' else silent}, {stage.address}", "--ca", str(stage.pki.ca)),
         *("--token-file", str(stage.token_file), *LIST),
     )
     assert result.exit_code == 0
+    assert time.monotonic() - began < 2 * connection._ANSWERED_WITHIN
 
 
 def test_without_a_ca_the_systems_are_trusted(stage: Stage, admin: Call, monkeypatch: pytest.MonkeyPatch) -> None:
