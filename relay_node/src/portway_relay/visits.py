@@ -192,7 +192,7 @@ class Visits:
     def _stuck(self, arrival: _Arrival, visit: Visit) -> None:
         """Nothing of a visit arrives at another node. Look where its client goes; meanwhile it may arrive yet."""
         host = visit.opening.visitor_host
-        if self._waiting.take(host):
+        if self._may_wait(host):
             arrival.seeking = self._tasks.spawn(self._take_back(visit, arrival), name="seek its client")
             arrival.seeking.add_done_callback(lambda _: self._waiting.give_back(host))
 
@@ -233,7 +233,7 @@ class Visits:
         """Join it to another destination: no byte of it has reached a local server. Until one is found the visit
         counts at the one before."""
         host = visit.opening.visitor_host
-        if _is_unreached(arrival, end) and self._waiting.take(host):
+        if _is_unreached(arrival, end) and self._may_wait(host):
             try:
                 found = await self._find_again(visit, arrival, or_there=True)
             finally:
@@ -260,6 +260,10 @@ class Visits:
             return self._clock() < arrival.until
         again, arrival.again = arrival.again, False
         return again and (end.outcome is Outcome.NO_LANE or (end.outcome is Outcome.REFUSED and end.reason in _MOVED))
+
+    def _may_wait(self, host: str) -> bool:
+        """Take a place for a visitor from this address; False when there is none for it."""
+        return not self._is_memory_scarce() and self._waiting.take(host)
 
     async def _find_again(self, visit: Visit, arrival: _Arrival, *, or_there: bool) -> Destination | None:
         """Where the client of a node that was not reached is, as long as the visitor may wait."""

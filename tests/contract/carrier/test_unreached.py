@@ -56,7 +56,7 @@ async def served_with(node: RawNode, *sent: bytes) -> None:
 async def test_a_visit_of_which_nothing_arrives_is_taken_back_whole(
     raw_node: RawNodeMaker, make_visitors: MakeVisitors
 ) -> None:
-    """It is joined elsewhere with all that its visitor has sent; where it was sent first nothing of it arrives later."""
+    """It is joined elsewhere with all that its visitor has sent; where it was sent first nothing arrives later."""
     silent, other = await raw_node(), await raw_node()
     visitors = make_visitors(silent.target.address)
     lane = await silent_lane(silent)

@@ -6,7 +6,7 @@ import pytest
 from portway_carrier.contract import Outcome
 from portway_proto.wire.frames import RefusalReason
 from portway_relay import unreached_visits
-from portway_relay import visits as visits_module
+from portway_runtime.shares import PrefixShares
 from portway_testkit.fakes.fake_visits import (
     REQUEST,
     FakeRoute,
@@ -147,10 +147,13 @@ async def test_a_refusal_after_the_wait_is_tried_elsewhere_once(node: Node) -> N
     assert node.over()
 
 
-async def test_so_many_wait_and_no_more(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are tried elsewhere as before, for a second and a half; one that is on a lane stays there."""
-    monkeypatch.setattr(visits_module, "_MAX_WAITING", 0)
-    node.visits._waiting._capacity = 0
+@pytest.mark.parametrize("why", ["places", "memory"])
+async def test_so_many_wait_and_no_more(node: Node, why: str) -> None:
+    """Others are tried elsewhere for a second and a half, as those that were refused; one on a lane stays there."""
+    if why == "memory":
+        node.scarce = True
+    else:
+        node.visits._waiting = PrefixShares(0, node.clock)
     stuck, other = node.tls_visit(to=FakeRoute()), node.tls_visit(to=FakeRoute())
     stuck.unreached_for = 1.0
     other.end(Outcome.NO_LANE)

@@ -251,6 +251,7 @@ class JoinedVisit(RunningVisit):
         visitor: PyStream | PyLane | None = None
         if stream is not None:
             visitor = stream.hand_back([*self._kept, *self._surplus])
+        self._kept, self._surplus, self._kept_size = [], [], 0  # the visitor holds them
         self._report(VisitEnd(outcome, reason, message, visitor))
 
     def ended(self, outcome: Outcome, error: CarrierError | None = None) -> None:
