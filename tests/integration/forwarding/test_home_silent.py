@@ -24,7 +24,7 @@ HOME = "iad-1"
 OTHERS = ("fra-1", "fra-2")
 # More than there are lanes: the first ones are on lanes that nobody answers, the others wait for one.
 VISITORS = 12
-SENT = bytes(range(256)) * 100
+SENT = bytes(range(256)) * 400  # more than is kept until OPENED
 
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
