@@ -173,7 +173,8 @@ class Outcome(Enum):
     DONE = "done"  # both directions ended
     RESET = "reset"  # one side gave up
     REFUSED = "refused"  # the peer did not take it; the visitor is handed back
-    NO_LANE = "no_lane"  # no lane came within the limit, or the pool was retired; the visitor is handed back
+    # No lane came within the limit, the pool was retired, or nothing of it arrived: the visitor is handed back.
+    NO_LANE = "no_lane"
     UNANSWERED = "unanswered"  # OPEN was not answered in time: bytes may have arrived; the visitor is handed back
     VISITOR_LOST = "visitor_lost"  # before OPENED: the visitor gave up, or its handshake failed
     LANE_LOST = "lane_lost"
@@ -214,6 +215,18 @@ class Visit(Protocol):
     def buffered(self) -> int:
         """Bytes of it that wait in this process now: received, and not taken by the socket that they are for.
         Reading it costs a microsecond or two."""
+        ...
+
+    @property
+    def unreached_for(self) -> float | None:
+        """Seconds for which it has asked for a lane, or for which its OPEN has been on its way; 0.0 during the
+        visitor's handshake. None once the kernel of the lane's peer has acknowledged OPEN, at its end, where the
+        platform does not say, and for a pool that does not dial. Reading it costs a few microseconds."""
+        ...
+
+    def take_back(self) -> None:
+        """End it with Outcome.NO_LANE, the visitor handed back, if it is unreached (`unreached_for`); otherwise no
+        effect. The lane is dropped with a reset, so that nothing of the visit arrives later."""
         ...
 
     def close(self) -> None:
@@ -376,6 +389,9 @@ class Carrier(Protocol):
         OPEN is sent when the visitor is ready, without waiting for its first bytes. Bytes sent before OPENED are kept,
         at most MAX_KEPT, and then the visitor is not read until OPENED. A visitor that ends its direction in order and
         leaves is still delivered completely.
+
+        With a dialling pool, a visit whose lane is lost before the peer's kernel has acknowledged OPEN ends with
+        Outcome.NO_LANE. The acceptor of an OPEN that is joined to another pool acknowledges it first.
 
         Raises ValueError, with the visitor untouched, when OPEN cannot express `opening`.
         """

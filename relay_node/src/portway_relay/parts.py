@@ -179,6 +179,7 @@ def build_routing(base: Base) -> Routing:
         lookup,
         first_bytes_time=limits.first_bytes_time,
         is_memory_scarce=lambda: memory.scarce,
+        clock=base.clock,
         on_failure=base.on_failure,
     )
     memory = MemoryLimit(

@@ -1,7 +1,8 @@
 """Visits: each visitor that was routed to a tunnel, from the join to the end.
 
-Here: joining, counting, a second try at another destination, and the answer to a visitor that no client took. Not here:
-which destination a visitor goes to, nor how bytes move, which is the carrier's.
+Here: joining, counting, further tries at another destination, waiting for the client of a node that is not reached, and
+the answer to a visitor that no client took. Not here: which destination a visitor goes to, nor how bytes move, which is
+the carrier's.
 """
 
 import asyncio
@@ -16,18 +17,29 @@ from typing import Final, cast
 from portway_carrier.contract import Carrier, Lane, Outcome, Stream, Visit, VisitEnd
 from portway_carrier.values import ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
+from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint
+from portway_runtime.shares import PrefixShares
 from portway_runtime.tasks import Tasks
 
 from portway_relay.net.http_pages import bad_gateway, gateway_timeout, unavailable, without_body
 from portway_relay.net.plain_http import looks_like_http, may_become_http, wants_head_only
 from portway_relay.routing.lookup import Destination, DestinationFinder
 from portway_relay.routing.tunnel import Tunnel
+from portway_relay.unreached_visits import UnreachedVisits
 
 logger = logging.getLogger(__name__)
 
 # Refusals after which another node may have the tunnel. The other reasons would be the same elsewhere.
 _MOVED: Final = frozenset({RefusalReason.NOT_HERE, RefusalReason.SHUTDOWN})
+# Seconds, from its arrival, that a visitor waits for the client of a node that is not reached. The client of a silent
+# node notices after 10 s at most and has its tunnels elsewhere within the next one, of which other nodes hear in
+# another half.
+_PATIENCE: Final = 12.0
+# Visitors that wait at the same time; their prefixes share them. Each holds what it has sent, 64 KiB at most.
+_MAX_WAITING: Final = 1_024
+# A node that takes lanes and drops them must not get a visitor again and again.
+_MOST_JOINS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +52,19 @@ class VisitedName:
 
 @dataclass(slots=True)
 class _Arrival:
-    """A visitor that came to this node. `again`: it may still be tried at a second destination."""
+    """A visitor that came to this node.
+
+    until: when it has waited long enough.
+    again: a destination may still refuse it.
+    seeking: looks for its client while it is on its way to another node, and nothing of it arrives.
+    """
 
     destination: Destination
     region: str
+    until: float
     again: bool = True
+    joins: int = 0
+    seeking: asyncio.Task[None] | None = None
 
 
 class Visits:
@@ -57,6 +77,7 @@ class Visits:
         *,
         first_bytes_time: float,
         is_memory_scarce: Callable[[], bool],
+        clock: Monotonic,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """
@@ -69,6 +90,9 @@ class Visits:
         self._first_bytes_time = first_bytes_time
         self._is_memory_scarce = is_memory_scarce
         self._tasks = Tasks("visits", on_failure)
+        self._clock = clock
+        self._unreached = UnreachedVisits()
+        self._waiting = PrefixShares(_MAX_WAITING, clock)
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended_one = asyncio.Event()
@@ -89,7 +113,7 @@ class Visits:
         TlsSettingsError."""
         stream = self._carrier.accept(sock, tls, established, peer=peer)
         opening = Opening(destination.label, peer.host, peer.port, VisitKind.TLS, server_name=name.host)
-        self._join(stream, opening, _Arrival(destination, name.region))
+        self._join(stream, opening, self._arrival(destination, name.region))
 
     def start_raw(self, sock: socket.socket, peer: Endpoint, destination: Destination | None, region: str) -> None:
         """Start the visit of a raw port; without a destination or room for it, end it. Owns the socket."""
@@ -98,7 +122,7 @@ class Visits:
             return
         stream = self._carrier.accept(sock, None, peer=peer)
         opening = Opening(destination.label, peer.host, peer.port, VisitKind.RAW)
-        self._join(stream, opening, _Arrival(destination, region))
+        self._join(stream, opening, self._arrival(destination, region))
 
     def start_forwarded(self, lane: Lane, opening: Opening, tunnel: Tunnel | None) -> None:
         """Start a visit that another node forwarded, or refuse it; it is never forwarded again."""
@@ -150,16 +174,38 @@ class Visits:
         return len(idle)
 
     async def close(self) -> None:
-        """Stop answering visitors that were refused. Visits in progress are not touched."""
+        """Stop answering visitors that were refused, or wait. Visits in progress are not touched."""
+        self._unreached.close()
         await self._tasks.close()
 
+    def _arrival(self, destination: Destination, region: str) -> _Arrival:
+        return _Arrival(destination, region, self._clock() + _PATIENCE)
+
     def _join(self, stream: Stream, opening: Opening, arrival: _Arrival) -> None:
-        if not isinstance(arrival.destination, Tunnel):
-            self.forwards["sent"] += 1
+        arrival.joins += 1
         visit = self._carrier.join(stream, arrival.destination.pool, opening, partial(self._ended, arrival))
         self._begins(arrival.destination, visit)
+        if not isinstance(arrival.destination, Tunnel):
+            self.forwards["sent"] += 1
+            self._unreached.watch(visit, partial(self._stuck, arrival))
+
+    def _stuck(self, arrival: _Arrival, visit: Visit) -> None:
+        """Nothing of a visit arrives at another node. Look where its client goes; meanwhile it may arrive yet."""
+        host = visit.opening.visitor_host
+        if self._may_wait(host):
+            arrival.seeking = self._tasks.spawn(self._take_back(visit, arrival), name="seek its client")
+            arrival.seeking.add_done_callback(lambda _: self._waiting.give_back(host))
+
+    async def _take_back(self, visit: Visit, arrival: _Arrival) -> None:
+        """Take the visit back when its client is found, to be joined there, or when it has waited long enough: unless
+        something of it has arrived."""
+        await self._find_again(visit, arrival, or_there=False)
+        visit.take_back()
 
     def _ended(self, arrival: _Arrival, visit: Visit, end: VisitEnd) -> None:
+        if arrival.seeking is not None:
+            arrival.seeking.cancel()
+            arrival.seeking = None
         if end.visitor is None:
             self._over(arrival.destination, visit, end)
             return
@@ -167,8 +213,7 @@ class Visits:
             self.forwards["came_back"] += 1
         # Only the visitors of `start_forwarded` are lanes.
         stream = cast(Stream, end.visitor)
-        if arrival.again and _may_be_elsewhere(end):
-            arrival.again = False
+        if self._may_go_on(arrival, end):
             trying = self._tasks.spawn(self._try_elsewhere(arrival, visit, end, stream), name="try elsewhere")
             # A callback rather than the task itself: a task that is cancelled before its first step never runs.
             trying.add_done_callback(partial(self._tried, arrival, visit, end, stream))
@@ -185,12 +230,19 @@ class Visits:
         lane.refuse(reason, message)
 
     async def _try_elsewhere(self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream) -> None:
-        """Join it to a second destination: no byte of it has reached a local server. Until one is found the visit
-        counts at the first."""
-        denied = end.outcome is Outcome.REFUSED
-        found = await self._finder.find_elsewhere(
-            visit.opening.label, arrival.region, not_at=arrival.destination, denied=denied
-        )
+        """Join it to another destination: no byte of it has reached a local server. Until one is found the visit
+        counts at the one before."""
+        host = visit.opening.visitor_host
+        if _is_unreached(arrival, end) and self._may_wait(host):
+            try:
+                found = await self._find_again(visit, arrival, or_there=True)
+            finally:
+                self._waiting.give_back(host)
+        else:
+            denied = end.outcome is Outcome.REFUSED
+            found = await self._finder.find_elsewhere(
+                visit.opening.label, arrival.region, not_at=arrival.destination, denied=denied
+            )
         if found is None or found.full:
             self._turn_away(arrival, visit, end, stream)
             return
@@ -198,6 +250,27 @@ class Visits:
         self.forwards["tried_again"] += 1
         self._join(stream, visit.opening, arrival)
         self._over(before, visit, end)
+
+    def _may_go_on(self, arrival: _Arrival, end: VisitEnd) -> bool:
+        """Whether another destination may take the visitor. Two refusals are final; a node that was not reached has
+        said nothing."""
+        if arrival.joins >= _MOST_JOINS:
+            return False
+        if _is_unreached(arrival, end):
+            return self._clock() < arrival.until
+        again, arrival.again = arrival.again, False
+        return again and (end.outcome is Outcome.NO_LANE or (end.outcome is Outcome.REFUSED and end.reason in _MOVED))
+
+    def _may_wait(self, host: str) -> bool:
+        """Take a place for a visitor from this address; False when there is none for it."""
+        return not self._is_memory_scarce() and self._waiting.take(host)
+
+    async def _find_again(self, visit: Visit, arrival: _Arrival, *, or_there: bool) -> Destination | None:
+        """Where the client of a node that was not reached is, as long as the visitor may wait."""
+        left = max(0.0, arrival.until - self._clock())
+        return await self._finder.find_again(
+            visit.opening.label, arrival.region, not_at=arrival.destination, within=left, or_there=or_there
+        )
 
     def _tried(
         self, arrival: _Arrival, visit: Visit, end: VisitEnd, stream: Stream, trying: asyncio.Task[None]
@@ -254,5 +327,5 @@ def _refusal(tunnel: Tunnel, end: VisitEnd) -> RefusalReason:
     return RefusalReason.OVERLOADED if tunnel.live else RefusalReason.NOT_HERE
 
 
-def _may_be_elsewhere(end: VisitEnd) -> bool:
-    return end.outcome is Outcome.NO_LANE or (end.outcome is Outcome.REFUSED and end.reason in _MOVED)
+def _is_unreached(arrival: _Arrival, end: VisitEnd) -> bool:
+    return end.outcome is Outcome.NO_LANE and not isinstance(arrival.destination, Tunnel)

@@ -8,6 +8,7 @@ import pytest
 import trustme
 import uvloop
 from portway_carrier.contract import Carrier, LocalService
+from portway_carrier.errors import CarrierError
 from portway_carrier.python import PythonCarrier
 from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ProxyHeaderForm, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, encode_frame
@@ -26,6 +27,7 @@ from portway_testkit.links.carrier_link import (
     RawOpenerMaker,
     until,
 )
+from portway_testkit.links.pool_visitors import WAIT, Visitors
 
 CARRIERS: dict[str, Callable[[Limits], Carrier]] = {"python": PythonCarrier}
 
@@ -156,6 +158,29 @@ async def raw_node(client_tls: ClientTls, authority: trustme.CA) -> AsyncIterato
         server.close()
     for lane in made:
         lane.writer.transport.abort()
+
+
+@pytest.fixture
+async def make_visitors(
+    make_carrier: Callable[..., Carrier], client_tls: ClientTls
+) -> AsyncIterator[Callable[..., Visitors]]:
+    made: list[Visitors] = []
+
+    def make(
+        address: Endpoint,
+        wait: float = WAIT,
+        lost: Callable[[CarrierError], None] = lambda _: None,
+        on: Carrier | None = None,
+    ) -> Visitors:
+        carrier = on or make_carrier(Limits(handshake=WAIT, ping_interval=0.4))
+        target = DialTarget(address, client_tls, (FrameType.PEER, b"peer"))
+        pool = carrier.dialling_pool(target, Side.OPENER, SpareSizes(quiet=1, busy=2, wait=wait), lost)
+        made.append(Visitors(carrier, pool))
+        return made[-1]
+
+    yield make
+    for visitors in made:
+        visitors.close()
 
 
 @pytest.fixture

@@ -2,54 +2,16 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
-from portway_carrier.contract import Carrier, Outcome, Pool, Visit, VisitEnd
+from portway_carrier.contract import Carrier, Outcome
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import ClientTls, DialTarget, Limits, ServerTls, SpareSizes
-from portway_proto.wire.frames import FrameType
+from portway_carrier.values import ServerTls
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import OPENING, Recorder, listener, until
-
-# Longer than any test may take: a visitor that ends earlier has not waited for it.
-WAIT = 60.0
-
-
-class Visitors:
-    """Joins visitors to a pool; how each visit ended is in `ends`."""
-
-    def __init__(self, carrier: Carrier, pool: Pool) -> None:
-        self.ends: asyncio.Queue[VisitEnd] = asyncio.Queue()
-        self._carrier = carrier
-        self._pool = pool
-        self._listening = listener()
-        self._sockets: list[socket.socket] = []
-
-    async def come(self, count: int = 1) -> list[Visit]:
-        return [await self._come() for _ in range(count)]
-
-    async def _come(self) -> Visit:
-        loop = asyncio.get_running_loop()
-        near = socket.socket()
-        near.setblocking(False)
-        self._sockets.append(near)
-        await loop.sock_connect(near, self._listening.getsockname())
-        far, _ = await loop.sock_accept(self._listening)
-        stream = self._carrier.accept(far, None)
-        return self._carrier.join(stream, self._pool, OPENING, lambda _, end: self.ends.put_nowait(end))
-
-    async def turned_away(self, count: int = 1) -> None:
-        for _ in range(count):
-            end = await self.ends.get()
-            assert end.outcome is Outcome.NO_LANE
-            assert end.visitor is not None
-            end.visitor.abort()
-
-    def close(self) -> None:
-        for sock in (self._listening, *self._sockets):
-            sock.close()
+from portway_testkit.links.pool_visitors import Visitors
 
 
 @pytest.fixture
@@ -58,24 +20,6 @@ def reserved() -> Endpoint:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return Endpoint(*sock.getsockname())
-
-
-@pytest.fixture
-async def make_visitors(
-    make_carrier: Callable[..., Carrier], client_tls: ClientTls
-) -> AsyncIterator[Callable[..., Visitors]]:
-    made: list[Visitors] = []
-
-    def make(address: Endpoint, wait: float = WAIT, lost: Callable[[CarrierError], None] = lambda _: None) -> Visitors:
-        carrier = make_carrier(Limits(handshake=WAIT, ping_interval=0.4))
-        target = DialTarget(address, client_tls, (FrameType.PEER, b"peer"))
-        pool = carrier.dialling_pool(target, Side.OPENER, SpareSizes(quiet=1, busy=2, wait=wait), lost)
-        made.append(Visitors(carrier, pool))
-        return made[-1]
-
-    yield make
-    for visitors in made:
-        visitors.close()
 
 
 async def test_nobody_waits_for_a_peer_that_refuses_to_be_dialled(

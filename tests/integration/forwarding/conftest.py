@@ -1,9 +1,11 @@
 """Three nodes in two regions inside the test process, tunnels at any of them, visitors at any other."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.clusters.mesh import connected
@@ -16,9 +18,15 @@ PLANS = tuple(NodePlan(name, name.partition("-")[0], LIMITS) for name in NAMES)
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[Cluster]:
+def loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """What the nodes run on."""
+    return uvloop.new_event_loop
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[Cluster]:
     """One for each test: its lanes stay warm, and which ones there are depends on what came before."""
-    with Cluster(tmp_path, PLANS) as cluster:
+    with Cluster(tmp_path, PLANS, loop=loop) as cluster:
         eventually(lambda: connected(cluster))
         yield cluster
 

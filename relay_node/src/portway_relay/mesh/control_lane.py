@@ -80,11 +80,16 @@ class ControlLane:
         """Whether the other node was not reached, or is not any more; not while it is dialled for the first time."""
         return self._failed
 
+    @property
+    def down_for(self) -> float:
+        """Seconds since it was up for a while; 0.0 while it is up."""
+        return 0.0 if self.up else self._loop.time() - self._down_since
+
     def link(self) -> MeshLink:
         """How it is, for operators. One that is down for a moment, as while the other node restarts, is not down."""
         if self._lane is not None:
             return MeshLink(node=self._name, round_trip_us=round(self._round_trip * 1e6))
-        is_down = self._loop.time() - self._down_since >= _DOWN_AFTER
+        is_down = self.down_for >= _DOWN_AFTER
         failure = cut_printable(self._failure, MAX_LINK_FAILURE) if is_down else ""
         return MeshLink(node=self._name, failure=failure)
 

@@ -7,6 +7,7 @@ Here: when a node is dialled and when no more, which certificates are refused. N
 import asyncio
 import heapq
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -163,6 +164,11 @@ class Peers:
         """Whether the control lane to a node is up."""
         peer = self._peers.get(name)
         return peer is not None and peer.control.up
+
+    def down_for(self, name: str) -> float:
+        """Seconds since the control lane to a node was up; 0.0 while it is. Infinite for an unknown node."""
+        peer = self._peers.get(name)
+        return math.inf if peer is None else peer.control.down_for
 
     def hear_state(self, name: str, state: "NodeState.ValueType") -> None:
         """A node has told its own state, which counts until a registry lists it anew."""

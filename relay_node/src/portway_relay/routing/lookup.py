@@ -22,6 +22,7 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.routing.first_seconds import FirstSeconds
 from portway_relay.routing.routes import Route, Routes
+from portway_relay.routing.searches import Searches
 from portway_relay.routing.senders import NODE, REGISTRY, TOKEN, Sender
 from portway_relay.routing.tunnel import HeldTunnels, Tunnel, claim_of
 from portway_relay.routing.verification import Verification
@@ -41,6 +42,8 @@ _NAMED_BY: Final = {TOKEN: "client", NODE: "node", REGISTRY.kind: "registry"}
 # trip or two of leaving, or a second after its node died; the announcement takes milliseconds. A label that its client
 # closed is not waited for: it is answered like one that never existed, and as fast.
 _PAUSES: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+# Seconds within which every client has noticed that its node is gone, and is at another one.
+_NOTICED_WITHIN: Final = 60.0
 # Seconds between two looks for an unknown label while the node has just started: the first, and the most.
 _FIRST_LOOK: Final = 0.05
 _LONGEST_LOOK: Final = 0.4
@@ -71,6 +74,10 @@ class Destination(Protocol):
         ...
 
 
+class Closed:
+    """What a search finds of a tunnel that nobody has to wait for."""
+
+
 class DestinationFinder(Protocol):
     """Finds the Destination of a label's visitors. `region` is the one in the name that the visitor asked for."""
 
@@ -90,6 +97,16 @@ class DestinationFinder(Protocol):
         """
         ...
 
+    async def find_again(
+        self, label: str, region: str, *, not_at: Destination, within: float, or_there: bool
+    ) -> Destination | None:
+        """Another destination than `not_at`, whose node was not reached, as soon as one is known; None when there is
+        none after `within` seconds, or the tunnel was closed.
+
+        or_there: also `not_at` itself, once there are idle lanes to its node.
+        """
+        ...
+
 
 class Mesh(Protocol):
     """The other nodes."""
@@ -100,6 +117,10 @@ class Mesh(Protocol):
 
     def answers(self, node: str) -> bool:
         """Whether the control lane to this node is up."""
+        ...
+
+    def down_for(self, node: str) -> float:
+        """Seconds since the control lane to this node was up; 0.0 while it is. Infinite for an unknown node."""
         ...
 
     async def ask_region(self, region: str, label: str, also: str | None) -> list[tuple[str, Answer]]:
@@ -146,6 +167,7 @@ class Lookup:
         self._guesses = PrefixShares(_MAX_GUESSES, clock)
         self._time_limit = time_limit
         self._tasks = Tasks("lookup", on_failure)
+        self._searches = Searches(lambda label, region: self._ask(label, region, None), self._tasks)
         self._asking: dict[str, asyncio.Task[None]] = {}
         self.answers: Counter[tuple[str, str]] = Counter()  # by source of the answer and outcome, for metrics
 
@@ -169,9 +191,10 @@ class Lookup:
         """The destination, asking if need be; None when no holder is found, or too many labels are being asked for, be
         it in all or by the prefixes of the visitor's address.
 
-        What was heard of the label is checked first. A route whose node does not answer is asked about, and is used as
-        it is when nothing newer is found. A node that has just started goes on looking. Cancelled, it leaves a question
-        that others may wait for running.
+        What was heard of the label is checked first. A route whose node does not answer is asked about once, and is
+        used as it is when nothing newer is found: whether it leads anywhere only a lane can show, and its visitors wait
+        in `find_again`. A node that has just started goes on looking. Cancelled, it leaves a question that others may
+        wait for running.
         """
         pause = _FIRST_LOOK
         while (found := await self._find(label, region, address)) is None and not self._first_seconds.over:
@@ -194,15 +217,13 @@ class Lookup:
             await asyncio.sleep(pause)
             asked = await self._ask(label, region, None if moving else address)
             found = self._believed(label)
-            if found is not None and not (isinstance(found, Route) and found is last and self._is_silent(found)):
-                self.answers[_named_by(found), "found"] += 1
+            if found is not None:
+                source = "memory" if found is last and self._is_silent(found) else _named_by(found)
+                self.answers[source, "found"] += 1
                 return found
             moving = self._routes.is_moving(label)
-            if found is None and not moving:
+            if not moving:
                 break
-        if found is not None:
-            self.answers["memory", "found"] += 1
-            return found
         self.answers["nobody", "unknown" if asked else "not_asked"] += 1
         return None
 
@@ -226,6 +247,32 @@ class Lookup:
             if found is None and not self._routes.is_moving(label):
                 break
         return found if found is not None and not _same(found, not_at) else None
+
+    async def find_again(
+        self, label: str, region: str, *, not_at: Destination, within: float, or_there: bool
+    ) -> Tunnel | Route | None:
+        """Another destination than `not_at`, whose node was not reached, as soon as one is known; None when there is
+        none after `within` seconds, or the tunnel was closed.
+
+        or_there: also `not_at` itself, once there are idle lanes to its node.
+
+        A node that has been away for longer than any client takes to notice is not waited for.
+        """
+        if isinstance(not_at, Route) and self._mesh.down_for(not_at.node) > _NOTICED_WITHIN:
+            within = min(within, sum(_PAUSES))
+        await self._verification.settle(label)
+        if self._believed(label) is None:
+            await self._ask(label, region, None)
+
+        def found() -> Tunnel | Route | Closed | None:
+            believed = self._believed(label)
+            if believed is None:
+                return None if self._routes.is_moving(label) else Closed()
+            is_reached = or_there and believed.pool.counts.idle > 0
+            return believed if is_reached or not _same(believed, not_at) else None
+
+        answer: Tunnel | Route | Closed | None = await self._searches.wait(label, region, found, within)
+        return None if isinstance(answer, Closed) else answer
 
     async def close(self) -> None:
         """Cancel the questions."""

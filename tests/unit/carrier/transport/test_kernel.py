@@ -8,6 +8,7 @@ import pytest
 import uvloop
 from portway_carrier.python.transport import kernel
 from portway_testkit.links.carrier_link import until
+from portway_testkit.links.silence import hear_again, silence
 
 
 def test_a_socket_that_is_closed_already_is_no_error() -> None:
@@ -26,6 +27,41 @@ def test_a_socket_that_is_closed_already_is_no_error() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(closed())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_mark_is_the_last_until_something_behind_it_is_acknowledged(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Whatever is acknowledged of what was sent before."""
+
+    async def send() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+            peer, _ = listener.accept()
+            with peer:
+                silence(peer)
+                before = kernel.Mark(transport)
+                transport.write(b"before")
+                mark = kernel.Mark(transport)
+                await until(lambda: kernel.undelivered(transport) == 6)
+                assert before.is_last
+                hear_again(peer)
+                await until(lambda: not before.is_last)
+                assert mark.is_last
+                silence(peer)
+                transport.write(b"behind")
+                await until(lambda: kernel.undelivered(transport) == 6)
+                assert mark.is_last
+                hear_again(peer)
+                await until(lambda: not mark.is_last)
+            transport.abort()
+            await until(lambda: transport.get_extra_info("socket").fileno() < 0)
+            assert not kernel.Mark(transport).is_last
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(asyncio.wait_for(send(), 10))
 
 
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])

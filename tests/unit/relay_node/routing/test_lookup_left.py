@@ -38,9 +38,11 @@ async def test_who_told_of_it_is_counted(around: Around) -> None:
     """A hint whose node was away counts as the client's when it is back."""
     around.moved_to("a")
     around.down.add("a")
+    around.answer.clear()
     finding = asyncio.ensure_future(around.find())
     await until(lambda: "registry" in around.asked)
     around.down.clear()
+    around.answer.set()
     assert await finding == ("a", 2)
     assert around.lookup.answers["client", "found"] == 1
 

@@ -20,12 +20,15 @@ class FakeVisit:
 
     opening = Opening(LABEL, "192.0.2.7", 4711)
     bytes_in = bytes_out = buffered = 0
+    unreached_for: float | None = None
 
     def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
         self.cuts = 0
 
     def close(self) -> None: ...
+
+    def take_back(self) -> None: ...
 
     def cut(self) -> None:
         self.cuts += 1

@@ -45,6 +45,8 @@ class _DiallingEvents:
 class DiallingPool(PyPool):
     """Dials lanes to `target` until it is retired, beginning on the next turn of the loop."""
 
+    marks_openings = True  # its peer, a node, acknowledges an OPEN before it passes it on
+
     def __init__(
         self,
         core: Core,

@@ -51,6 +51,8 @@ class Waiter(Protocol):
 class PyPool:
     """The contract's Pool, for either side."""
 
+    marks_openings = False  # whether its visits find out if their OPEN has arrived
+
     def __init__(self, core: Core, side: Side, limits: PoolLimits, control: PyLane | None = None) -> None:
         self.core = core
         self.side = side

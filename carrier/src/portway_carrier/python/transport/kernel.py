@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 import termios
-from asyncio import BaseTransport
+from asyncio import BaseTransport, Transport
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +28,9 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 # struct tcp_info of linux/tcp.h: eight u8 fields, then u32 fields. Below, the indexes of three of them.
 _FIELDS: Final = struct.Struct("=8B13I")
 _UNACKED, _LAST_DATA_RECV, _LAST_ACK_RECV = 8 + 4, 8 + 11, 8 + 12
+# tcpi_bytes_acked (Linux 4.1): after eight u8, 24 u32 and 2 u64 fields.
+_BYTES_ACKED_AT: Final = 8 + 24 * 4 + 2 * 8
+_BYTES_ACKED: Final = struct.Struct("=Q")
 # tcpi_min_rtt (Linux 4.6), in microseconds: after eight u8, 24 u32, 4 u64 and 3 more u32 fields.
 _MIN_RTT_AT: Final = 8 + 24 * 4 + 4 * 8 + 3 * 4
 _MIN_RTT: Final = struct.Struct("=I")
@@ -79,6 +82,44 @@ def tcp_state(transport: BaseTransport) -> TcpState | None:
             return None
     silent = min(fields[_LAST_DATA_RECV], fields[_LAST_ACK_RECV]) / 1000
     return TcpState(gone, fields[_UNACKED] > 0, silent, fields[_LAST_DATA_RECV] / 1000)
+
+
+class Mark:
+    """A place in what is sent on a connection: behind everything that was written when this was made."""
+
+    __slots__ = ("_place", "transport")
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        # In this order: an acknowledgement that comes in between makes the place too early, never too late.
+        acknowledged = bytes_acknowledged(transport)
+        given = undelivered(transport) + transport.get_write_buffer_size()
+        self._place = None if acknowledged is None else acknowledged + given
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the peer's kernel has acknowledged nothing that was written after it, for certain."""
+        if self._place is None:
+            return False
+        acknowledged = bytes_acknowledged(self.transport)
+        return acknowledged is not None and acknowledged <= self._place
+
+
+def bytes_acknowledged(transport: BaseTransport) -> int | None:
+    """Bytes that the peer's kernel has acknowledged since the connection began; None when that is not known."""
+    if _TCP_INFO is None:
+        return None
+    with _borrowed(transport) as sock:
+        if sock is None:
+            return None
+        try:
+            raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_ACKED_AT + _BYTES_ACKED.size)
+        except OSError:
+            return None
+    if len(raw) < _BYTES_ACKED_AT + _BYTES_ACKED.size:
+        return None
+    (size,) = _BYTES_ACKED.unpack_from(raw, _BYTES_ACKED_AT)
+    return int(size)
 
 
 def round_trip(transport: BaseTransport) -> float | None:

@@ -6,10 +6,11 @@ from portway_proto.wire.frames import Bytes, Opening, RefusalReason
 from portway_proto.wire.limits import MAX_KEPT
 
 from portway_carrier.contract import Outcome, VisitEnd, VisitEnded
-from portway_carrier.errors import CarrierError
+from portway_carrier.errors import CarrierError, PeerSilent
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.lanes.pool import PyPool
+from portway_carrier.python.transport import kernel
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.lane_stream import LaneStream
 from portway_carrier.python.visits.running import RunningVisit
@@ -21,7 +22,18 @@ _TLS_VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 class JoinedVisit(RunningVisit):
     """The contract's Visit. Until OPENED it is its stream's Partner."""
 
-    __slots__ = ("_kept", "_kept_size", "_on_end", "_opened", "_pool", "_surplus", "_wants_lane", "wait_deadline")
+    __slots__ = (
+        "_asked_at",
+        "_kept",
+        "_kept_size",
+        "_mark",
+        "_on_end",
+        "_opened",
+        "_pool",
+        "_surplus",
+        "_wants_lane",
+        "wait_deadline",
+    )
 
     def __init__(
         self, core: Core, visitor: PyStream | LaneStream, pool: PyPool, opening: Opening, on_end: VisitEnded
@@ -36,15 +48,30 @@ class JoinedVisit(RunningVisit):
         self._surplus: list[Bytes] = []  # read, but over the limit of what may be sent before OPENED
         self._opened = False
         self._wants_lane = False  # the visitor is ready and the pool has not been asked for a lane
+        self._asked_at: float | None = None  # when the pool was
+        self._mark: kernel.Mark | None = None  # before OPEN, on a lane of a pool that marks openings
 
     @property
     def buffered(self) -> int:
         held = self.stream.held_size if isinstance(self.stream, PyStream) else 0
         return super().buffered + held + self._kept_size + sum(map(len, self._surplus))
 
+    @property
+    def unreached_for(self) -> float | None:
+        if self.over or self._opened or not self._pool.marks_openings:
+            return None
+        if self._asked_at is None:
+            return 0.0
+        if self.lane is not None and (self._mark is None or not self._mark.is_last):
+            return None
+        return self.core.loop.time() - self._asked_at
+
     def start(self) -> None:
         stream = self.stream
         assert stream is not None
+        if isinstance(stream, LaneStream) and stream.transport is not None:
+            # The other node can tell now that this one has the visit, which is about to be passed on.
+            kernel.acknowledge(stream.transport)
         self.core.visit_started(self)
         stream.owner = self
         if stream.lost is not None:
@@ -76,6 +103,7 @@ class JoinedVisit(RunningVisit):
         if not self._wants_lane or self.stream is None or self.over:
             return
         self._wants_lane = False
+        self._asked_at = self.core.loop.time()
         lane = self._pool.take(self)
         if lane is not None:
             self.begin(lane)
@@ -89,6 +117,8 @@ class JoinedVisit(RunningVisit):
         for data in stream.take_held():
             self._keep(data, first)
         stream.partner = self
+        if self._pool.marks_openings and lane.transport is not None:
+            self._mark = kernel.Mark(lane.transport)
         lane.begin(self, self.opening, first)
         if stream.ended and not self._surplus:
             lane.send_end()
@@ -164,6 +194,16 @@ class JoinedVisit(RunningVisit):
             lane.send_reset()
             self._hand_back(Outcome.UNANSWERED, RefusalReason.OTHER, "OPEN was not answered in time")
 
+    def lane_lost(self, error: CarrierError) -> None:
+        mark = self._mark
+        if self._opened or mark is None or not mark.is_last:
+            super().lane_lost(error)
+            return
+        kernel.reset_on_close(mark.transport)  # or else what was written may still arrive
+        if self.lane is not None:
+            self._leave_lane(self.lane)
+        self._hand_back(Outcome.NO_LANE, RefusalReason.OVERLOADED, f"the node was not reached: {error}")
+
     def lane_resumed(self) -> None:
         if self.stream is not None and (self._opened or self._may_read()):
             self.stream.resume_source()
@@ -188,6 +228,16 @@ class JoinedVisit(RunningVisit):
             self._pool.stop_waiting(self)
         self._finish(Outcome.VISITOR_LOST, error)
 
+    def take_back(self) -> None:
+        if self.unreached_for is None:
+            return
+        if self.lane is None:
+            self._wants_lane = False
+            self._pool.stop_waiting(self)
+            self.no_lane("it was taken back")
+        else:
+            self.lane.abort(PeerSilent("an OPEN was not acknowledged"))
+
     def cut(self) -> None:
         if not self.over and self.lane is None:
             self._pool.stop_waiting(self)
@@ -201,6 +251,7 @@ class JoinedVisit(RunningVisit):
         visitor: PyStream | PyLane | None = None
         if stream is not None:
             visitor = stream.hand_back([*self._kept, *self._surplus])
+        self._kept, self._surplus, self._kept_size = [], [], 0  # the visitor holds them
         self._report(VisitEnd(outcome, reason, message, visitor))
 
     def ended(self, outcome: Outcome, error: CarrierError | None = None) -> None:

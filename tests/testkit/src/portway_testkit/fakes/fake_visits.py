@@ -20,6 +20,7 @@ from portway_relay.routing.tunnel import Tunnel
 from portway_relay.visits import VisitedName, Visits
 from portway_runtime.endpoints import Endpoint
 
+from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.signers import SessionSigner, label_of
 
 KEY = SigningKey(b"\x04" * 32)
@@ -67,9 +68,27 @@ class FakeVisit:
         self.opening = opening
         self._ended = ended
         self.bytes_in = self.bytes_out = self.buffered = 0
+        self.is_unreached_for: float | None = None
+        self.looked_at = 0  # times that this was read
+        self.taken_back = False
 
     def close(self) -> None:
         self.end(Outcome.DONE)
+
+    @property
+    def unreached_for(self) -> float | None:
+        self.looked_at += 1
+        return self.is_unreached_for
+
+    @unreached_for.setter
+    def unreached_for(self, seconds: float | None) -> None:
+        self.is_unreached_for = seconds
+
+    def take_back(self) -> None:
+        self.taken_back = True
+        if self.is_unreached_for is not None:
+            self.is_unreached_for = None
+            self.end(Outcome.NO_LANE)
 
     def end(self, outcome: Outcome, reason: RefusalReason = RefusalReason.OTHER, *, gone: bool = False) -> None:
         handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED) and not gone
@@ -138,9 +157,17 @@ class FakeFinder:
 
     asked: list[tuple[str, str, object, bool]]
     places: list[Any]
+    waits: list[tuple[object, float, bool]] = field(default_factory=list)  # for clients of nodes that are not reached
+    told: asyncio.Event = field(default_factory=asyncio.Event)  # `places` counts for those that wait
 
     async def find_elsewhere(self, label: str, region: str, *, not_at: object, denied: bool) -> Any:
         self.asked.append((label, region, not_at, denied))
+        return self.places.pop(0) if self.places else None
+
+    async def find_again(self, label: str, region: str, *, not_at: object, within: float, or_there: bool) -> Any:
+        self.waits.append((not_at, within, or_there))
+        while not self.places and within > 0:
+            await self.told.wait()
         return self.places.pop(0) if self.places else None
 
 
@@ -155,6 +182,9 @@ class Node:
     connect: Callable[[], Pair]
     asked: list[tuple[str, str, object, bool]]  # questions where else a label is
     places: list[Any]  # the answers to them, in order; none after the last
+    waits: list[tuple[object, float, bool]]  # for clients of nodes that are not reached: see FakeFinder
+    told: asyncio.Event  # `places` counts for those waits, too
+    clock: ManualClock
     scarce: bool = False  # memory
 
     def tls_visit(self, alpn: str | None = None, to: Any = None) -> FakeVisit:
@@ -171,7 +201,7 @@ class Node:
 
 
 @pytest.fixture(name="node")
-async def visits_node(connect: Callable[[], Pair]) -> AsyncIterator[Node]:
+async def visits_node(connect: Callable[[], Pair], clock: ManualClock) -> AsyncIterator[Node]:
     carrier: Any = FakeCarrier()
     holder: Any = FakeHolder()
     claim = SessionSigner().claim(KEY, node="relay-1", epoch=1)
@@ -181,14 +211,16 @@ async def visits_node(connect: Callable[[], Pair]) -> AsyncIterator[Node]:
     places: list[Any] = []
 
     finder: Any = FakeFinder(asked, places)
+    waits: list[tuple[object, float, bool]] = finder.waits
     visits = Visits(
         carrier,
         finder,
         first_bytes_time=2.0,
         is_memory_scarce=lambda: node.scarce,
+        clock=clock,
         on_failure=failures.append,
     )
-    node = Node(carrier, visits, tunnel, failures, connect, asked, places)
+    node = Node(carrier, visits, tunnel, failures, connect, asked, places, waits, finder.told, clock)
     yield node
     await visits.close()
     assert failures == []

@@ -97,6 +97,11 @@ class Around:
     async def find_elsewhere(self, label: str, region: str, *, not_at: Destination, denied: bool) -> Tunnel | None:
         raise AssertionError("visits ask it, not who takes connections")
 
+    async def find_again(
+        self, label: str, region: str, *, not_at: Destination, within: float, or_there: bool
+    ) -> Tunnel | None:
+        raise AssertionError("visits ask it, not who takes connections")
+
     def visitor(
         self,
         sock: socket.socket,

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from portway_carrier.contract import PoolCounts
 from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo
@@ -23,6 +24,13 @@ KEY = SigningKey(b"\x06" * 32)
 LABEL = label_of(KEY)
 
 
+class FakePool:
+    """The lanes to a node, all in use."""
+
+    def __init__(self) -> None:
+        self.counts = PoolCounts(idle=0, busy=1, waiting=0)
+
+
 class Around:
     """A look-up of a node that is no longer young, and everything that it can ask. No question is answered before
     `answer` is set. Each epoch of the label is of a session key of its own."""
@@ -30,9 +38,10 @@ class Around:
     def __init__(
         self, clock: ManualClock, failures: list[BaseException], rate: float = 3, *, young: bool = False
     ) -> None:
-        self.pools: dict[str, Any] = {"a": object(), "b": object()}
+        self.pools: dict[str, Any] = {"a": FakePool(), "b": FakePool()}
         self.tunnels: dict[str, Any] = {}
         self.down: set[str] = set()
+        self.away = 5.0  # seconds for which those have been away
         self.asked: list[str] = []
         self.registry: dict[str, ResolveResponse] = {}  # what a replica has in memory
         self.store: dict[str, ResolveResponse] = {}
@@ -87,10 +96,13 @@ class Around:
         return None if held is None else held.claim
 
     def learn(self, node: NodeInfo) -> None:
-        self.pools.setdefault(node.name, object())
+        self.pools.setdefault(node.name, FakePool())
 
     def answers(self, node: str) -> bool:
         return node in self.pools and node not in self.down
+
+    def down_for(self, node: str) -> float:
+        return 0.0 if self.answers(node) else self.away
 
     async def ask_region(self, region: str, label: str, also: str | None) -> list[tuple[str, Answer]]:
         self.asked.append(f"region {region}")
@@ -155,6 +167,10 @@ class Around:
 
     async def elsewhere(self, not_at: Any, *, denied: bool = True) -> tuple[str, int] | None:
         found: Any = await self.lookup.find_elsewhere(LABEL, "fra", not_at=not_at, denied=denied)
+        return None if found is None else (found.node, found.epoch)
+
+    async def again(self, not_at: Any, *, within: float = 30.0, or_there: bool = False) -> tuple[str, int] | None:
+        found: Any = await self.lookup.find_again(LABEL, "fra", not_at=not_at, within=within, or_there=or_there)
         return None if found is None else (found.node, found.epoch)
 
 

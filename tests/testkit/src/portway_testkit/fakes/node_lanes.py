@@ -115,9 +115,12 @@ class FakeVisit:
     bytes_in: int = 0
     bytes_out: int = 0
     buffered: int = 0
+    unreached_for: float | None = None
     is_cut: bool = False
 
     def close(self) -> None: ...
+
+    def take_back(self) -> None: ...
 
     def cut(self) -> None:
         self.is_cut = True
