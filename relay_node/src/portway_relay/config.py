@@ -25,6 +25,8 @@ LEAST: Final = "least"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # The folder, in a node's state folder, of the certificates that registries handed to it.
 ZONES: Final = "zones"
+# The file, beside a node's certificate in that folder, of what registries said last.
+REGISTRY_SAID: Final = "registry-said"
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 _MAX_NAME: Final = 253
 _HTTP_PORT: Final = 80
@@ -267,6 +269,12 @@ class NodeConfig:
     def zones_folder(self) -> Path | None:
         """Where certificates from registries are kept over a restart; None for a node without a state folder."""
         return None if self.state_dir is None else self.state_dir / ZONES
+
+    @property
+    def registry_file(self) -> Path | None:
+        """Where what registries said last is kept over a restart, beside the certificate that the node joined for; None
+        for a node without a state folder."""
+        return None if self.state_dir is None else self.cert.with_name(REGISTRY_SAID)
 
     @property
     def http_address(self) -> Endpoint | None:

@@ -1,6 +1,7 @@
 """The state folder of a node that joined: its key and its certificates, readable by their owner only.
 
     <state folder>/<invitation>/node.key, node.crt, ca.crt     one folder for each invitation that was used
+    <state folder>/<invitation>/registry-said                  what registries said last (kept_messages.py)
     <state folder>/current -> <invitation>                     the one in use
     <state folder>/zones/                                      certificates from registries (received_zones.py)
 

@@ -27,10 +27,11 @@ _NODES = {address: name for name, address in ADDRESSES.items()}
 
 def dns_plans(names: Sequence[str] = NAMES, **settings: Any) -> tuple[NodePlan, ...]:
     """Plans of nodes of the regions that their names begin with."""
-    return tuple(NodePlan(name, name.partition("-")[0], settings=_settings(name) | settings) for name in names)
+    return tuple(NodePlan(name, name.partition("-")[0], settings=dns_settings(name) | settings) for name in names)
 
 
-def _settings(name: str) -> dict[str, Any]:
+def dns_settings(name: str) -> dict[str, Any]:
+    """Fields of NodeConfig: it answers DNS, and has an address and a place."""
     return {
         "dns_listen": (Endpoint(LOOPBACK, 0),),
         "public_address": (ADDRESSES[name], f"2001:db8::{ADDRESSES[name].rpartition('.')[2]}"),
