@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from portway_testkit.clusters.cluster import Cluster
-from portway_testkit.clusters.dns_mesh import dns_plans, entrances, named, named_everywhere
+from portway_testkit.clusters.dns_mesh import BELIEVED, dns_plans, entrances, named, named_everywhere
 from portway_testkit.links.cable import Cable
 from portway_testkit.waiting import eventually
 
@@ -18,7 +18,7 @@ WORST = 15.0
 
 @pytest.fixture
 def cable(tmp_path: Path) -> Iterator[Cable]:
-    with Cluster(tmp_path, dns_plans()) as cluster, Cable(cluster, SILENT) as cable:
+    with Cluster(tmp_path, dns_plans(), settings=BELIEVED) as cluster, Cable(cluster, SILENT) as cable:
         named_everywhere(cluster)
         yield cable
 

@@ -9,7 +9,7 @@ import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_CORDON, NODE_ORDER_SERVE
 from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.cluster import DOMAIN, Cluster, RunningNode
-from portway_testkit.clusters.dns_mesh import NAMES, data, dns_settings, entrances, named, named_everywhere
+from portway_testkit.clusters.dns_mesh import BELIEVED, NAMES, data, dns_settings, entrances, named, named_everywhere
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
@@ -35,7 +35,7 @@ def joined(tmp_path: Path, etcd: EtcdServer) -> Iterator[Callable[..., Cluster]]
     with ExitStack() as stack:
 
         def start(*names: str) -> Cluster:
-            settings = {"lease_seconds": 2, "cluster_ca": None}
+            settings = {"lease_seconds": 2, "cluster_ca": None, **BELIEVED}
             cluster = stack.enter_context(Cluster(tmp_path, (), store=f"etcd:{etcd.url}", settings=settings))
             joiner, authority = Joiner(cluster, tmp_path), CaFolder.open(cluster.pki)
             for region in ("fra", "iad"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from portway_proto.wire.limits import CLOCK_LEEWAY, PRESENCE_FRESH, YOUNG
 from portway_testkit.clusters.cluster import Cluster
-from portway_testkit.clusters.dns_mesh import dns_plans, named_everywhere
+from portway_testkit.clusters.dns_mesh import BELIEVED, dns_plans, named_everywhere
 from portway_testkit.clusters.dns_mesh import named as nodes_named
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.fixtures import AsClient
@@ -98,7 +98,7 @@ def test_names_resolve_and_serve_when_all_that_ends_has_ended(
 ) -> None:
     """Leases by real seconds; grants, presences and routes by a clock that jumps. What ten real minutes are like shows
     `scripts/bench --only outage`."""
-    mesh = make_mesh(*dns_plans(), store=f"etcd:{etcd.url}", lease_seconds=LEASE)
+    mesh = make_mesh(*dns_plans(), store=f"etcd:{etcd.url}", lease_seconds=LEASE, **BELIEVED)
     named_everywhere(mesh)
     as_client(mesh.environment())
     with named("own") as tunnel:

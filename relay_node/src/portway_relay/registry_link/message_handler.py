@@ -210,3 +210,9 @@ def _log_reachability(reachability: Reachability) -> None:
         )
     elif reachability.reach == REACH_REACHED:
         logger.info("the advertised address was reached")
+        if reachability.failure:
+            logger.warning(
+                "public addresses are in no DNS answer, because this node was not reached there: look at "
+                "--public-address and at firewalls on the way; they are tried again",
+                extra={"reason": reachability.failure},
+            )

@@ -43,6 +43,23 @@ def test_names_outside_the_domain_are_refused(asked: Asked, name: str) -> None:
     assert not answer.flags & (dns.flags.AA | dns.flags.RA)
 
 
+def test_one_node_makes_no_region_up() -> None:
+    """It says that it holds a certificate for it. A region whose last node has gone goes on by those who hold it: this
+    node, or most of all."""
+
+    def found(*held: str) -> str:
+        """Of a name in the region `x`, by the first node, when each holds the certificates of these regions."""
+        nodes = [
+            node(f"{name}-1", 1, FRANKFURT, *zones.split())
+            for name, zones in zip(("fra", "iad", "sin"), held, strict=True)
+        ]
+        return outcome(Asked(nodes), f"{LABEL}.x.{DOMAIN}")
+
+    assert found("fra", "x", "") == "NXDOMAIN"
+    assert found("x", "", "") == "NOERROR"
+    assert found("", "fra x", "x") == "NOERROR"
+
+
 def test_the_apex(asked: Asked) -> None:
     assert asked.addresses(DOMAIN) == ["10.0.0.1", "10.0.0.2"]
     assert asked.addresses(DOMAIN, "AAAA") == ["2001:db8::1", "2001:db8::2"]

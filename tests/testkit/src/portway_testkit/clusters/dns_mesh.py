@@ -22,6 +22,8 @@ NAMES = ("fra-1", "fra-2", "iad-1")
 ADDRESSES = {name: f"192.0.2.{number}" for number, name in enumerate(NAMES, 1)}
 PLACES = {"fra": {"latitude": 50.1, "longitude": 8.7}, "iad": {"latitude": 39.0, "longitude": -77.5}}
 LABEL = "abcdefgh12345678"
+# Of the registry: it does not look whether a node is at its public addresses.
+BELIEVED = {"check_addresses": "no"}
 _NODES = {address: name for name, address in ADDRESSES.items()}
 
 
@@ -68,7 +70,7 @@ def entrances(cluster: Cluster, at: str) -> set[str]:
 @contextmanager
 def dns_mesh(folder: Path) -> Iterator[Cluster]:
     """Three nodes in two regions that answer DNS, and name each other."""
-    with Cluster(folder, dns_plans()) as cluster:
+    with Cluster(folder, dns_plans(), settings=BELIEVED) as cluster:
         named_everywhere(cluster)
         yield cluster
 
