@@ -68,6 +68,8 @@ def at(mesh: Cluster) -> list[str]:
     server = mesh.nodes["fra-1"].dns
     mesh.admin.add_dns_record("@", "CAA", '0 issue "letsencrypt.org"')
     mesh.admin.add_dns_record("deep.er", "TXT", '"x"')
+    mesh.admin.add_dns_record("mine", "CNAME", f"{NAME}.")
+    mesh.admin.add_dns_record("gone", "CNAME", f"nothing.{DOMAIN}.")
     for number in range(30):
         mesh.admin.add_dns_record("big", "TXT", '"' + f"{number:03d}" * 60 + '"')
     mesh.admin.add_dns_record("last", "TXT", '"x"')
@@ -100,6 +102,25 @@ def test_dig(at: list[str]) -> None:
     assert "RFC8482" in run("dig", *at, DOMAIN, "ANY")
     assert "Transfer failed" in run("dig", *at, DOMAIN, "AXFR")
     assert "letsencrypt" in run("dig", *at, DOMAIN, "CAA")
+
+
+def test_aliases(at: list[str]) -> None:
+    """What they lead to, or that it is not there, with the SOA for which resolvers keep that."""
+    for program, counts in (("dig", "ANSWER: {}, AUTHORITY: {}"), ("kdig", "ANSWER: {}; AUTHORITY: {}")):
+        for words, status, answer, authority in (
+            (["mine"], "NOERROR", 3, 0),
+            (["mine", "AAAA"], "NOERROR", 3, 0),
+            (["mine", "MX"], "NOERROR", 1, 1),
+            (["gone"], "NXDOMAIN", 1, 1),
+            (["gone", "TXT"], "NXDOMAIN", 1, 1),
+            (["gone", "CNAME"], "NOERROR", 1, 0),
+        ):
+            shown = run(program, *at, f"{words[0]}.{DOMAIN}", *words[1:], "+norecurse")
+            assert f"status: {status}" in shown, (program, words)
+            assert counts.format(answer, authority) in shown, (program, words, shown)
+            assert "WARNING" not in shown
+    for words, found in ((["mine", "A"], "192.0.2."), (["mine", "MX"], "$NXRRSET"), (["gone", "A"], "$NXDOMAIN")):
+        assert found in run("delv", *at, "-i", f"{words[0]}.{DOMAIN}", words[1]), words
 
 
 def test_dig_comes_over_tcp_for_what_was_cut(at: list[str]) -> None:
@@ -168,4 +189,9 @@ def test_a_resolver_that_minimises_names(resolver: tuple[str, int]) -> None:
     assert resolved(resolver, f"fra.{DOMAIN}").answer
     assert not resolved(resolver, f"fra.{DOMAIN}", "MX").answer
     assert resolved(resolver, f"a.b.nothing.{DOMAIN}").rcode() == dns.rcode.NXDOMAIN
+    assert [len(rrset) for rrset in resolved(resolver, f"mine.{DOMAIN}").answer] == [1, 2]
+    for _ in range(2):  # the second time from its memory, where the SOA has it kept
+        nothing = resolved(resolver, f"mine.{DOMAIN}", "MX")
+        assert (nothing.rcode(), len(nothing.answer), len(nothing.authority)) == (dns.rcode.NOERROR, 1, 1)
+        assert resolved(resolver, f"gone.{DOMAIN}").rcode() == dns.rcode.NXDOMAIN
     assert len(resolved(resolver, f"big.{DOMAIN}", "TXT").answer[0]) == 30
