@@ -9,7 +9,16 @@ import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_CORDON, NODE_ORDER_SERVE
 from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.cluster import DOMAIN, Cluster, RunningNode
-from portway_testkit.clusters.dns_mesh import BELIEVED, NAMES, data, dns_settings, entrances, named, named_everywhere
+from portway_testkit.clusters.dns_mesh import (
+    ADDRESSES_AT,
+    BELIEVED,
+    NAMES,
+    data,
+    dns_settings,
+    entrances,
+    named,
+    named_everywhere,
+)
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.fixtures import AsClient
@@ -74,7 +83,7 @@ def test_names_resolve_and_visitors_are_served_through_nodes_that_were_started_a
             assert len(data(mesh, name, "", "NS")) == len(NAMES)
             for at in NAMES:
                 eventually(lambda at=at: entrances(mesh, at) == set(NAMES))  # type: ignore[misc]
-                assert len(named(mesh, at)) == 2
+                assert len(named(mesh, at)) == ADDRESSES_AT[at]
                 eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")  # type: ignore[misc]
         assert home_of(mesh, tunnel)
         mesh.nodes["fra-2"].kill()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from portway_proto.wire.limits import CLOCK_LEEWAY, PRESENCE_FRESH, YOUNG
 from portway_testkit.clusters.cluster import Cluster
-from portway_testkit.clusters.dns_mesh import BELIEVED, dns_plans, named_everywhere
+from portway_testkit.clusters.dns_mesh import ADDRESSES_AT, BELIEVED, dns_plans, named_everywhere
 from portway_testkit.clusters.dns_mesh import named as nodes_named
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.fixtures import AsClient
@@ -110,7 +110,7 @@ def test_names_resolve_and_serve_when_all_that_ends_has_ended(
             for node in mesh.nodes.values():
                 node.pass_time(later, grants=True)
             for at in mesh.nodes:
-                assert len(nodes_named(mesh, at)) == 2
+                assert len(nodes_named(mesh, at)) == ADDRESSES_AT[at]
                 eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")  # type: ignore[misc]
         home = home_of(mesh, tunnel)
         mesh.nodes[home].kill()

@@ -232,6 +232,7 @@ class NodeConfig:
     http_listen: Endpoint | HttpListen = HttpListen.DEFAULT
     public_address: tuple[str, ...] = ()
     dns_listen: tuple[Endpoint, ...] = ()
+    dns_other_region: str = "yes"
     geoip: Path | None = None
     raw_listen: str | None = None
     raw_ports: PortRange = PortRange(20_000, 29_999)

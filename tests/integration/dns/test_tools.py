@@ -79,12 +79,12 @@ def at(mesh: Cluster) -> list[str]:
 
 def test_dig(at: list[str]) -> None:
     """Records, codes and flags as the program that every operator has shows them."""
-    assert len(run("dig", *at, "+short", NAME).split()) == 2
-    assert len(run("dig", *at, "+short", "+tcp", NAME, "AAAA").split()) == 2
+    assert len(run("dig", *at, "+short", NAME).split()) == 3
+    assert len(run("dig", *at, "+short", "+tcp", NAME, "AAAA").split()) == 3
     assert set(run("dig", *at, "+short", f"fra.{DOMAIN}").split()) == {ADDRESSES["fra-1"], ADDRESSES["fra-2"]}
     answer = run("dig", *at, "+norecurse", NAME)
     assert "status: NOERROR" in answer
-    assert "flags: qr aa; QUERY: 1, ANSWER: 2, AUTHORITY: 0, ADDITIONAL: 1" in answer
+    assert "flags: qr aa; QUERY: 1, ANSWER: 3, AUTHORITY: 0, ADDITIONAL: 1" in answer
     assert "WARNING" not in answer
     for words, status in (
         ([f"nothing.{DOMAIN}"], "NXDOMAIN"),
@@ -108,8 +108,8 @@ def test_aliases(at: list[str]) -> None:
     """What they lead to, or that it is not there, with the SOA for which resolvers keep that."""
     for program, counts in (("dig", "ANSWER: {}, AUTHORITY: {}"), ("kdig", "ANSWER: {}; AUTHORITY: {}")):
         for words, status, answer, authority in (
-            (["mine"], "NOERROR", 3, 0),
-            (["mine", "AAAA"], "NOERROR", 3, 0),
+            (["mine"], "NOERROR", 4, 0),
+            (["mine", "AAAA"], "NOERROR", 4, 0),
             (["mine", "MX"], "NOERROR", 1, 1),
             (["gone"], "NXDOMAIN", 1, 1),
             (["gone", "TXT"], "NXDOMAIN", 1, 1),
@@ -183,13 +183,13 @@ def test_a_resolver_that_minimises_names(resolver: tuple[str, int]) -> None:
     """Each name on the way exists, so that it gets to the last one; what does not exist it does not find."""
     for number in range(20):
         answer = resolved(resolver, f"label{number:011d}.fra.{DOMAIN}")
-        assert (answer.rcode(), len(answer.answer[0])) == (dns.rcode.NOERROR, 2)
+        assert (answer.rcode(), len(answer.answer[0])) == (dns.rcode.NOERROR, 3)
         assert answer.answer[0].ttl <= 30
     assert resolved(resolver, f"deep.er.{DOMAIN}", "TXT").answer
     assert resolved(resolver, f"fra.{DOMAIN}").answer
     assert not resolved(resolver, f"fra.{DOMAIN}", "MX").answer
     assert resolved(resolver, f"a.b.nothing.{DOMAIN}").rcode() == dns.rcode.NXDOMAIN
-    assert [len(rrset) for rrset in resolved(resolver, f"mine.{DOMAIN}").answer] == [1, 2]
+    assert [len(rrset) for rrset in resolved(resolver, f"mine.{DOMAIN}").answer] == [1, 3]
     for _ in range(2):  # the second time from its memory, where the SOA has it kept
         nothing = resolved(resolver, f"mine.{DOMAIN}", "MX")
         assert (nothing.rcode(), len(nothing.answer), len(nothing.authority)) == (dns.rcode.NOERROR, 1, 1)

@@ -152,7 +152,17 @@ async def _connect(address: str) -> socket.socket:
 
 
 def measure(folder: Path, seconds: float) -> list[Goal]:
-    """So many seconds of visits before the fault, and three times as many after it."""
+    """So many seconds of visits before the fault, and three times as many after it; with answers that lead out of the
+    region, and with such as do not."""
+    goals = []
+    for other_region in ("yes", "no"):
+        own = folder / other_region
+        own.mkdir()
+        goals += _measure(own, seconds, other_region)
+    return goals
+
+
+def _measure(folder: Path, seconds: float, other_region: str) -> list[Goal]:
     places = (
         *(Place(f"{region}-{number}", region) for region in _REGIONS for number in (1, 2)),
         Place("registry", _HOME),
@@ -161,7 +171,7 @@ def measure(folder: Path, seconds: float) -> list[Goal]:
     )
     with Processes(folder) as processes, ExitStack() as stack:
         network = start_network(processes, places, DISTANCES)
-        cluster = _cluster(processes, network)
+        cluster = _cluster(processes, network, "--dns-other-region", other_region)
         flags = ["--region", _HOME]
         client = start_client(processes, "client", ["name"], cluster.exports, network.prefix("client"), flags)
         tunnel = wait_tunnels(processes, client)["name"]
@@ -181,32 +191,28 @@ def measure(folder: Path, seconds: float) -> list[Goal]:
                     network.cut(gone, place.name)
         time.sleep(3 * seconds)
         stack.close()
-    goals = []
+    goals, which = [], f"other region: {other_region}"
     for region, visitors in by_region.items():
         before = [one.seconds * 1000 for one in visitors.visits if began <= one.began < lost - 1 and not one.failure]
-        goals += [
-            Goal(f"a visit from {region}, mean", statistics.mean(before), "ms", note=f"median {_median(before)} ms"),
-        ]
+        note = f"median {statistics.median(before):.0f} ms of {len(before)}"
+        goals.append(Goal(f"{which}; a visit from {region}, mean", statistics.mean(before), "ms", note=note))
     for region, visitors in by_region.items():
         after = [one for one in visitors.visits if one.began >= lost]
         failed = [one for one in after if one.failure]
         longest = max((one.seconds for one in after), default=0.0)
-        title = f"visits from {region} that failed after {_LOST} was lost"
-        goals.append(Goal(title, len(failed), "", 0, note=f"of {len(after)}; the longest took {longest:.1f} s"))
+        note = f"of {len(after)} since {_LOST} was lost; the longest took {longest:.1f} s"
+        bound = 0 if other_region == "yes" else None
+        goals.append(Goal(f"{which}; visits from {region} that failed", len(failed), "", bound, note=note))
     return goals
 
 
-def _median(times: list[float]) -> str:
-    return f"{statistics.median(times):.0f}"
-
-
-def _cluster(processes: Processes, network: Network) -> Cluster:
+def _cluster(processes: Processes, network: Network, *flags: str) -> Cluster:
     plans = tuple(
         node_plan(
             network,
             f"{region}-{number}",
             region,
-            *_FLAGS,
+            *(*_FLAGS, *flags),
             *("--dns-listen", f"{network.address(f'{region}-{number}')}:53"),
         )
         for region in _REGIONS

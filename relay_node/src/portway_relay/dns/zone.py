@@ -3,7 +3,8 @@
     <domain>                   SOA, NS; the nearest nodes
     <registry name>            the nearest nodes
     <region>.<domain>          nodes of the region, where its raw TCP ports are
-    <label>.<region>.<domain>  the two nearest nodes that hold the region's certificate; any label, known or not
+    <label>.<region>.<domain>  the two nearest nodes that hold the region's certificate, and where these are of one
+                               region a third one of another; any label, known or not
     ns1.<domain>, …            as a registry lists them, like all that operators have added
 
 Pure: a value in, values out. Names are in wire form and lower case. Not here: messages (query.py, answers.py).
@@ -63,11 +64,13 @@ class Name:
 class Zone:
     """All names, and the nodes that they lead to."""
 
-    def __init__(self, domain: str, listed: RecordList, nodes: Iterable[DnsNode], own: str) -> None:
-        """own: the name of the node that answers."""
+    def __init__(
+        self, domain: str, listed: RecordList, nodes: Iterable[DnsNode], own: str, *, other_region: bool = True
+    ) -> None:
+        """own: the name of the node that answers. other_region: as of NodeChoice."""
         self.domain = domain
         self.apex = wire_name(domain)
-        self.choice = NodeChoice(tuple(nodes), own)
+        self.choice = NodeChoice(tuple(nodes), own, other_region=other_region)
         self.version = listed.version
         regions = {node.region for node in self.choice.nodes}
         regions |= {zone.removesuffix(f".{domain}") for zone in self._held_zones() if zone.endswith(f".{domain}")}

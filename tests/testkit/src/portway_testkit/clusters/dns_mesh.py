@@ -21,6 +21,9 @@ from portway_testkit.waiting import eventually
 NAMES = ("fra-1", "fra-2", "iad-1")
 ADDRESSES = {name: f"192.0.2.{number}" for number, name in enumerate(NAMES, 1)}
 PLACES = {"fra": {"latitude": 50.1, "longitude": 8.7}, "iad": {"latitude": 39.0, "longitude": -77.5}}
+# How many addresses a tunnel's name has where all nodes are fit: of the two nearest, and of one of another region where
+# these are of one.
+ADDRESSES_AT = {"fra-1": 3, "fra-2": 3, "iad-1": 2}
 LABEL = "abcdefgh12345678"
 # Of the registry: it does not look whether a node is at its public addresses.
 BELIEVED = {"check_addresses": "no"}
