@@ -1,10 +1,14 @@
 """Every registry and etcd are gone for longer than leases last: static stability."""
 
 import contextlib
+import time
 from collections.abc import Callable
 
 import pytest
+from portway_proto.wire.limits import CLOCK_LEEWAY, PRESENCE_FRESH, YOUNG
 from portway_testkit.clusters.cluster import Cluster
+from portway_testkit.clusters.dns_mesh import ADDRESSES_AT, BELIEVED, dns_plans, named_everywhere
+from portway_testkit.clusters.dns_mesh import named as nodes_named
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
@@ -86,3 +90,30 @@ def test_nothing_is_lost_when_leases_run_out_meanwhile(
             assert not onlookers.unanswered
         other.leave()
         eventually(lambda: is_consistent(mesh, tunnel))
+
+
+@pytest.mark.usefixtures("short_grants")
+def test_names_resolve_and_serve_when_all_that_ends_has_ended(
+    make_mesh: Callable[..., Cluster], etcd: EtcdServer, as_client: AsClient
+) -> None:
+    """Leases by real seconds; grants, presences and routes by a clock that jumps. What ten real minutes are like shows
+    `scripts/bench --only outage`."""
+    mesh = make_mesh(*dns_plans(), store=f"etcd:{etcd.url}", lease_seconds=LEASE, **BELIEVED)
+    named_everywhere(mesh)
+    as_client(mesh.environment())
+    with named("own") as tunnel:
+        eventually(lambda: all(answered(mesh, at, tunnel.host) == "own" for at in mesh.nodes))
+        fall(mesh, etcd)
+        over = time.monotonic() + LEASE
+        eventually(lambda: time.monotonic() > over)
+        for later in (PRESENCE_FRESH + 1, PRESENCE_FRESH + CLOCK_LEEWAY + 5, YOUNG):
+            for node in mesh.nodes.values():
+                node.pass_time(later, grants=True)
+            for at in mesh.nodes:
+                assert len(nodes_named(mesh, at)) == ADDRESSES_AT[at]
+                eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")  # type: ignore[misc]
+        home = home_of(mesh, tunnel)
+        mesh.nodes[home].kill()
+        for at in set(mesh.nodes) - {home}:
+            eventually(lambda at=at: home not in nodes_named(mesh, at))  # type: ignore[misc]
+            eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")  # type: ignore[misc]

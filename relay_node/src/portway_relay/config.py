@@ -26,8 +26,10 @@ LEAST: Final = "least"
 _EPHEMERAL_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # The folder, in a node's state folder, of the certificates that registries handed to it.
 ZONES: Final = "zones"
-# The file there with the addresses of registries that registries have named.
+# Files beside a node's certificate in that folder: the addresses of registries that registries have named, and what
+# registries said last.
 REGISTRIES: Final = "registries"
+REGISTRY_SAID: Final = "registry-said"
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")
 _MAX_NAME: Final = 253
 _HTTP_PORT: Final = 80
@@ -233,6 +235,7 @@ class NodeConfig:
     http_listen: Endpoint | HttpListen = HttpListen.DEFAULT
     public_address: tuple[str, ...] = ()
     dns_listen: tuple[Endpoint, ...] = ()
+    dns_other_region: str = "yes"
     geoip: Path | None = None
     raw_listen: str | None = None
     raw_ports: PortRange = PortRange(20_000, 29_999)
@@ -274,7 +277,13 @@ class NodeConfig:
     @property
     def registries_file(self) -> Path | None:
         """Where the addresses of registries are kept over a restart; None for a node without a state folder."""
-        return None if self.state_dir is None else self.state_dir / REGISTRIES
+        return None if self.state_dir is None else self.cert.with_name(REGISTRIES)
+
+    @property
+    def registry_file(self) -> Path | None:
+        """Where what registries said last is kept over a restart, beside the certificate that the node joined for; None
+        for a node without a state folder."""
+        return None if self.state_dir is None else self.cert.with_name(REGISTRY_SAID)
 
     @property
     def http_address(self) -> Endpoint | None:

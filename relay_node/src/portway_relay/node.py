@@ -4,6 +4,7 @@ Here: composition alone. Not here: the other parts (parts.py, serving_parts.py),
 (lifecycle.py).
 """
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from portway_relay.lifecycle import Lifecycle
 from portway_relay.membership.renewal import renewal_for
 from portway_relay.metrics import exposition
 from portway_relay.parts import build_base, build_raw_ports, build_routing
+from portway_relay.registry_link.kept_messages import KeptMessages
 from portway_relay.registry_link.message_handler import MessageHandler
 from portway_relay.registry_link.probing import AddressProber
 from portway_relay.registry_link.registries import Registries
@@ -40,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 # Seconds for the last bytes of the last visits to leave: a peer that reads has them in a round trip or two.
 _FLUSH_TIME: Final = 0.5
+# Seconds for which a node that knows what registries said before its start waits for one: a start in which registries
+# take part is ready within one.
+_REGISTRY_WITHIN: Final = 5.0
 
 
 class Node:
@@ -118,6 +123,7 @@ class Node:
             base.certificates.receive,
         )
         self._registries = Registries(config.registry, config.registries_file)
+        self._kept = KeptMessages(self._messages, config.registry_file, wall_clock)
         self._stream = RegistryStream(
             self._registries,
             base.certificates.current,
@@ -126,7 +132,7 @@ class Node:
             lambda: serving.sessions.tokens,
             routing.outbox,
             routing.calls,
-            self._messages,
+            self._kept,
             clock=monotonic,
             wall_clock=wall_clock,
             registry_clock=base.registry_clock,
@@ -164,7 +170,7 @@ class Node:
         Health first, so that an operator sees a node that waits. Then the public port, because registration names its
         number, the port for plain HTTP, and DNS. Then the stream with a registry. The node is ready once a registry has
         sent the keys of grants, and there is a certificate for the node's own names; while none can be reached this
-        waits.
+        waits, five seconds where the node knows what registries said before its start.
 
         Raises ListenError. Cancelled, it leaves nothing open.
         """
@@ -174,17 +180,20 @@ class Node:
             self._serving.public_port.listen()
             self._routing.first_seconds.begin()
             self._serving.http_port.listen()
+            said_before = self._kept.stored()
+            self._messages.replay(said_before)
             await self._dns.start()
             self._serving.measuring.start()
             self._stream.start()
             self._raw.reservation.start()
+            self._tasks.spawn(self._kept.keep_writing(), name="keep what registries say")
             self._tasks.spawn(self._routing.memory.watch(), name="watch memory")
             self._tasks.spawn(self._base.certificates.watch(), name="watch certificates")
             self._tasks.spawn(self._base.expiry.warnings.watch(), name="watch the ends of certificates")
             self._tasks.spawn(self._serving.sessions.keep_ending_unrenewed(), name="end unrenewed sessions")
             if self._renewal is not None:
                 self._renewal.start()
-            await self._messages.ready.wait()
+            await self._until_registries_said(bool(said_before))
             if not self._base.certificates.serves_own_zone.is_set():
                 logger.warning(
                     "waiting for a certificate for this node's own names: registries obtain it, or --tls-cert names it",
@@ -230,6 +239,15 @@ class Node:
         """Where DNS queries are answered; empty before the start and without --dns-listen."""
         return self._dns.addresses
 
+    async def _until_registries_said(self, before: bool) -> None:
+        """Wait for a registry's word; not for long where there is one of `before` the start."""
+        try:
+            async with asyncio.timeout(_REGISTRY_WITHIN if before else None):
+                await self._messages.ready.wait()
+        except TimeoutError:
+            logger.warning("serves by what registries said before the start: none is reached")
+            self._messages.ready.set()
+
     def _hear_dns_records(self, part: DnsRecords) -> None:
         listed = self._dns_lists.hear(part)
         if listed is not None:
@@ -265,6 +283,7 @@ class Node:
         close(raw.siblings.close)
         close(routing.peers.close)
         close(serving.inbound_lanes.close)
+        self._closing.callback(self._kept.write)
         close(self._stream.close)
         close(routing.questions.close)
         close(self._prober.close)

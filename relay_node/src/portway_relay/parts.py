@@ -153,7 +153,15 @@ def build_routing(base: Base) -> Routing:
         return chain(tunnels.presences(), map(home.describe, tunnels.all_live()))
 
     certificates = base.certificates
-    peers = Peers(config.name, config.region, base.carrier, certificates.current, held, on_failure=base.on_failure)
+    peers = Peers(
+        config.name,
+        config.region,
+        base.carrier,
+        certificates.current,
+        held,
+        clock=base.clock,
+        on_failure=base.on_failure,
+    )
     lacking = LackingRegions(config.domain, certificates.current, lambda: peers.regions)
     peers.subscribe(lacking.look)
     certificates.subscribe(peers.certificates_changed)

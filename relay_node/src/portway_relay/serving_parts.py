@@ -202,7 +202,14 @@ def build_dns(base: Base, routing: Routing, state: Callable[[], "NodeState.Value
     table = NodeTable(own, routing.peers.all, config.domain)
     return DnsServer(
         config.dns_listen,
-        Authority(config.domain, config.name, table, locator.locate, base.clock),
+        Authority(
+            config.domain,
+            config.name,
+            table,
+            locator.locate,
+            base.clock,
+            other_region=config.dns_other_region == "yes",
+        ),
         locator,
         config.limits,
         lambda: (routing.visits.running, base.carrier.counters.visits_started),

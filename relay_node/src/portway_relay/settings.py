@@ -108,6 +108,13 @@ SETTINGS: Final = (
         "HOST:PORT",
         repeatable=True,
     ),
+    Setting(
+        "dns_other_region",
+        one_of("yes", "no"),
+        "where the two nodes nearest to a resolver are of one region, name one of another, too: no visit fails when a "
+        "region is lost, and a third of the visitors enter there each day",
+        "yes|no",
+    ),
     Setting("geoip", Path, "an .mmdb file to locate resolvers by, in place of the embedded table", "FILE"),
     Setting("raw_listen", str, "where raw TCP tunnels listen; by default the host of --listen", "HOST"),
     Setting("raw_ports", parse_ports, "ports for raw TCP tunnels", "FIRST-LAST"),

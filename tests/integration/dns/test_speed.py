@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.cluster import DOMAIN, Cluster, NodePlan
-from portway_testkit.clusters.dns_mesh import dns_plans, entrances
+from portway_testkit.clusters.dns_mesh import BELIEVED, dns_plans, entrances
 from portway_testkit.processes.running_program import needed
 from portway_testkit.waiting import eventually
 
@@ -23,7 +23,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """One node, which answers one network as fast as it can."""
     (plan,) = dns_plans(["fra-1"])
     limits = NodeLimits(dns_answers_per_second=1_000_000, dns_answer_burst=1_000_000)
-    with Cluster(tmp_path, (NodePlan(plan.name, plan.region, limits, settings=plan.settings),)) as cluster:
+    plans = (NodePlan(plan.name, plan.region, limits, settings=plan.settings),)
+    with Cluster(tmp_path, plans, settings=BELIEVED) as cluster:
         eventually(lambda: entrances(cluster, "fra-1"))
         yield cluster
 

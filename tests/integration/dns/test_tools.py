@@ -68,6 +68,8 @@ def at(mesh: Cluster) -> list[str]:
     server = mesh.nodes["fra-1"].dns
     mesh.admin.add_dns_record("@", "CAA", '0 issue "letsencrypt.org"')
     mesh.admin.add_dns_record("deep.er", "TXT", '"x"')
+    mesh.admin.add_dns_record("mine", "CNAME", f"{NAME}.")
+    mesh.admin.add_dns_record("gone", "CNAME", f"nothing.{DOMAIN}.")
     for number in range(30):
         mesh.admin.add_dns_record("big", "TXT", '"' + f"{number:03d}" * 60 + '"')
     mesh.admin.add_dns_record("last", "TXT", '"x"')
@@ -77,12 +79,12 @@ def at(mesh: Cluster) -> list[str]:
 
 def test_dig(at: list[str]) -> None:
     """Records, codes and flags as the program that every operator has shows them."""
-    assert len(run("dig", *at, "+short", NAME).split()) == 2
-    assert len(run("dig", *at, "+short", "+tcp", NAME, "AAAA").split()) == 2
+    assert len(run("dig", *at, "+short", NAME).split()) == 3
+    assert len(run("dig", *at, "+short", "+tcp", NAME, "AAAA").split()) == 3
     assert set(run("dig", *at, "+short", f"fra.{DOMAIN}").split()) == {ADDRESSES["fra-1"], ADDRESSES["fra-2"]}
     answer = run("dig", *at, "+norecurse", NAME)
     assert "status: NOERROR" in answer
-    assert "flags: qr aa; QUERY: 1, ANSWER: 2, AUTHORITY: 0, ADDITIONAL: 1" in answer
+    assert "flags: qr aa; QUERY: 1, ANSWER: 3, AUTHORITY: 0, ADDITIONAL: 1" in answer
     assert "WARNING" not in answer
     for words, status in (
         ([f"nothing.{DOMAIN}"], "NXDOMAIN"),
@@ -100,6 +102,25 @@ def test_dig(at: list[str]) -> None:
     assert "RFC8482" in run("dig", *at, DOMAIN, "ANY")
     assert "Transfer failed" in run("dig", *at, DOMAIN, "AXFR")
     assert "letsencrypt" in run("dig", *at, DOMAIN, "CAA")
+
+
+def test_aliases(at: list[str]) -> None:
+    """What they lead to, or that it is not there, with the SOA for which resolvers keep that."""
+    for program, counts in (("dig", "ANSWER: {}, AUTHORITY: {}"), ("kdig", "ANSWER: {}; AUTHORITY: {}")):
+        for words, status, answer, authority in (
+            (["mine"], "NOERROR", 4, 0),
+            (["mine", "AAAA"], "NOERROR", 4, 0),
+            (["mine", "MX"], "NOERROR", 1, 1),
+            (["gone"], "NXDOMAIN", 1, 1),
+            (["gone", "TXT"], "NXDOMAIN", 1, 1),
+            (["gone", "CNAME"], "NOERROR", 1, 0),
+        ):
+            shown = run(program, *at, f"{words[0]}.{DOMAIN}", *words[1:], "+norecurse")
+            assert f"status: {status}" in shown, (program, words)
+            assert counts.format(answer, authority) in shown, (program, words, shown)
+            assert "WARNING" not in shown
+    for words, found in ((["mine", "A"], "192.0.2."), (["mine", "MX"], "$NXRRSET"), (["gone", "A"], "$NXDOMAIN")):
+        assert found in run("delv", *at, "-i", f"{words[0]}.{DOMAIN}", words[1]), words
 
 
 def test_dig_comes_over_tcp_for_what_was_cut(at: list[str]) -> None:
@@ -162,10 +183,15 @@ def test_a_resolver_that_minimises_names(resolver: tuple[str, int]) -> None:
     """Each name on the way exists, so that it gets to the last one; what does not exist it does not find."""
     for number in range(20):
         answer = resolved(resolver, f"label{number:011d}.fra.{DOMAIN}")
-        assert (answer.rcode(), len(answer.answer[0])) == (dns.rcode.NOERROR, 2)
+        assert (answer.rcode(), len(answer.answer[0])) == (dns.rcode.NOERROR, 3)
         assert answer.answer[0].ttl <= 30
     assert resolved(resolver, f"deep.er.{DOMAIN}", "TXT").answer
     assert resolved(resolver, f"fra.{DOMAIN}").answer
     assert not resolved(resolver, f"fra.{DOMAIN}", "MX").answer
     assert resolved(resolver, f"a.b.nothing.{DOMAIN}").rcode() == dns.rcode.NXDOMAIN
+    assert [len(rrset) for rrset in resolved(resolver, f"mine.{DOMAIN}").answer] == [1, 3]
+    for _ in range(2):  # the second time from its memory, where the SOA has it kept
+        nothing = resolved(resolver, f"mine.{DOMAIN}", "MX")
+        assert (nothing.rcode(), len(nothing.answer), len(nothing.authority)) == (dns.rcode.NOERROR, 1, 1)
+        assert resolved(resolver, f"gone.{DOMAIN}").rcode() == dns.rcode.NXDOMAIN
     assert len(resolved(resolver, f"big.{DOMAIN}", "TXT").answer[0]) == 30

@@ -2,7 +2,8 @@
 
 All contestants run at the same time and take turns, round by round, so that a machine that becomes slower does so for
 all of them. Here: which measures run, in which order, how often. Not here: what each measures (measures.py,
-idle_tunnels.py, rehomed.py, computing.py, mesh.py), the opponents (contestants.py).
+idle_tunnels.py, rehomed.py, computing.py, mesh.py, outage.py,
+region_lost.py), the opponents (contestants.py).
 """
 
 import argparse
@@ -20,7 +21,18 @@ from typing import Any
 
 from portway_runtime.descriptors import raise_limit
 
-from portway_lab.bench import computing, contestants, idle_tunnels, measures, mesh, mesh_far, rehomed, report
+from portway_lab.bench import (
+    computing,
+    contestants,
+    idle_tunnels,
+    measures,
+    mesh,
+    mesh_far,
+    outage,
+    region_lost,
+    rehomed,
+    report,
+)
 from portway_lab.bench.contestants import Contestant, find_program
 from portway_lab.bench.endpoint import Endpoint
 from portway_lab.checkout import ROOT
@@ -29,8 +41,10 @@ from portway_lab.cluster.portway import LOOPBACK, Cluster, NodePlan, start_clust
 from portway_lab.cluster.processes import Processes
 
 MEASURES = ("idle", "tunnels", "rehomed", "bulk", "requests", "latency", "connections", "forward", "computing", "mesh")
+# Measures that run only when they are named: their time is what they measure.
+_ON_REQUEST = ("outage", "region")
 # Measures that start clusters of their own.
-_APART = {"idle", "tunnels", "rehomed", "computing", "mesh"}
+_APART = {"idle", "tunnels", "rehomed", "computing", "mesh", "outage", "region"}
 # The whole load comes from one address, and one session opens tunnels without pause.
 _NO_LIMITS = (
     *("--connections-per-second", "1000000", "--connection-burst", "1000000"),
@@ -48,10 +62,12 @@ class Effort:
     warm: int  # forward() calls
     fresh: int  # interpreters
     sessions: int  # of idle tunnels
+    outage: float  # seconds
+    region: float  # seconds of visits before a region is lost; three times as many after it
 
 
-FULL = Effort(rounds=5, seconds=5.0, bulk_bytes=1 << 30, warm=200, fresh=20, sessions=200)
-QUICK = Effort(rounds=2, seconds=1.0, bulk_bytes=256 << 20, warm=50, fresh=5, sessions=40)
+FULL = Effort(rounds=5, seconds=5.0, bulk_bytes=1 << 30, warm=200, fresh=20, sessions=200, outage=600.0, region=30.0)
+QUICK = Effort(rounds=2, seconds=1.0, bulk_bytes=256 << 20, warm=50, fresh=5, sessions=40, outage=30.0, region=12.0)
 IDLE_VISITORS = 2_000
 TUNNELS_OF_A_SESSION = 50
 # Descriptors of a relay node or HAProxy: two for each visitor, and those that the process has otherwise.
@@ -92,6 +108,8 @@ def main() -> int:
         of_mesh: list[report.Goal] = []
         if "mesh" in chosen:
             of_mesh = mesh.measure(Path(name), mesh.QUICK if arguments.quick else mesh.FULL, skipped, _progress)
+        of_outage = _run_outage(Path(name), effort) if "outage" in chosen else []
+        of_region = _run_region(Path(name), effort, skipped) if "region" in chosen else []
     result = {
         measure: {contestant: report.medians(figures) for contestant, figures in by_contestant.items()}
         for measure, by_contestant in rounds.items()
@@ -106,6 +124,8 @@ def main() -> int:
         "tunnels": [goal.to_json() for goal in of_tunnels],
         "computing": [goal.to_json() for goal in of_computing],
         "mesh": [goal.to_json() for goal in of_mesh],
+        "outage": [goal.to_json() for goal in of_outage],
+        "region": [goal.to_json() for goal in of_region],
         "rounds": rounds,
         "skipped": skipped,
     }
@@ -116,6 +136,8 @@ def main() -> int:
         ("many tunnels", of_tunnels),
         ("a program that computes, one connection", of_computing),
         ("the mesh", of_mesh),
+        ("an outage of registry and etcd", of_outage),
+        ("a region is lost", of_region),
     ):
         if measured:
             print(report.goal_table(title, measured))
@@ -141,9 +163,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=MEASURES,
+        choices=MEASURES + _ON_REQUEST,
         metavar="NAME",
-        help=f"run this measure only; may be repeated; one of {', '.join(MEASURES)}",
+        help=f"run this measure only; may be repeated; one of {', '.join(MEASURES)}, and, only when they are named, "
+        "outage, which takes ten minutes, and region, which takes three",
     )
     parser.add_argument(
         "--json",
@@ -229,6 +252,28 @@ def _run_computing(folder: Path, effort: Effort) -> list[report.Goal]:
         cluster = _start_cluster(processes)
         size = min(effort.bulk_bytes, contestants.BIG_FILE)  # beside a thread it takes long
         return computing.measure(cluster, processes, effort.seconds, size, effort.rounds, _progress)
+
+
+def _run_outage(folder: Path, effort: Effort) -> list[report.Goal]:
+    """In a cluster of its own, which loses its registry and its store for good."""
+    _progress(f"an outage of {effort.outage:.0f} s")
+    own = folder / "outage"
+    own.mkdir()
+    goals = outage.measure(own, effort.outage)
+    _progress("")
+    return goals
+
+
+def _run_region(folder: Path, effort: Effort, skipped: dict[str, str]) -> list[report.Goal]:
+    if why := delay_network.why_not():
+        skipped["region"] = why
+        return []
+    _progress("a region is lost")
+    own = folder / "region"
+    own.mkdir()
+    goals = region_lost.measure(own, effort.region)
+    _progress("")
+    return goals
 
 
 def _run_rounds(

@@ -33,7 +33,7 @@ class NodePlan:
 
     `prefix` goes before its command line (a network namespace), `flags` after it; `program` runs in place of
     portway-relay, with its arguments. Nodes of one region listen on the same raw ports, so each node on a machine needs
-    a `host` of its own, such as 127.0.0.2.
+    a `host` of its own, such as 127.0.0.2. One that `joins` has a state folder, and its certificate by an invitation.
     """
 
     name: str
@@ -45,6 +45,7 @@ class NodePlan:
     prefix: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     program: tuple[str, ...] = (str(_PROGRAMS / "portway-relay"),)
+    joins: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +133,18 @@ def start_cluster(
     regions = tuple(dict.fromkeys(plan.region for plan in nodes))
     ranges = random.sample(range(_RAW_PORTS.start, _RAW_PORTS.stop, _RAW_PORTS_PER_REGION), len(regions))
     raw_ports = dict(zip(regions, ranges, strict=True))
+    ca = pki / "ca.crt"
+    public = tuple(each["listen"] for each in ready)
     started: list[tuple[NodePlan, Process]] = []
     for plan in nodes:
         first = all(other.region != plan.region for other, _ in started)
         ports = raw_ports[plan.region]
-        started.append((plan, _start_node(processes, plan, pki, mesh, ports, regions, domain, first=first)))
+        identity = _given_identity(plan, pki)
+        if plan.joins:
+            token = _invite(plan, registry, public[0], ca, admin_token_file)
+            identity = (*("--join", token), *("--registry-ca", ca), *("--state-dir", processes.folder / plan.name))
+        started.append((plan, _start_node(processes, plan, pki, identity, mesh, ports, regions, domain, first=first)))
     running = tuple(RunningNode(plan, processes.wait_ready(process)["listen"], process) for plan, process in started)
-    ca = pki / "ca.crt"
-    public = tuple(each["listen"] for each in ready)
     token = _create_token(registry, public[0], ca, admin_token_file)
     return Cluster(public, tuple(registries), running, token, ca, pki, admin_token_file)
 
@@ -201,6 +206,7 @@ def _start_node(
     processes: Processes,
     plan: NodePlan,
     pki: Path,
+    identity: tuple[str | Path, ...],
     mesh: tuple[str, ...],
     raw_ports: int,
     regions: tuple[str, ...],
@@ -226,8 +232,7 @@ def _start_node(
             *("--raw-listen", plan.host, "--raw-host", plan.host),
             *("--raw-ports", f"{raw_ports}-{raw_ports + _RAW_PORTS_PER_REGION - 1}"),
             *(word for address in mesh for word in ("--registry", address)),
-            *("--cluster-ca", pki / "ca.crt"),
-            *("--cert", pki / f"node-{plan.name}.crt", "--key", pki / f"node-{plan.name}.key"),
+            *identity,
             *names,
             *("--admin-listen", f"{plan.host}:0"),
             # With "=": a negative number as a word of its own would be taken for a flag.
@@ -236,6 +241,12 @@ def _start_node(
         ],
         ready_flag=True,
     )
+
+
+def _given_identity(plan: NodePlan, pki: Path) -> tuple[str | Path, ...]:
+    """The flags of a node with a certificate by hand."""
+    files = "--cert", pki / f"node-{plan.name}.crt", "--key", pki / f"node-{plan.name}.key"
+    return "--cluster-ca", pki / "ca.crt", *files
 
 
 def _make_certificates(
@@ -252,9 +263,18 @@ def _make_certificates(
 
 
 def _create_token(registry: RegistryPlan, address: str, ca: Path, admin_token_file: Path) -> str:
+    return _made(["token", "create", "--tenant", "demo"], registry, address, ca, admin_token_file)
+
+
+def _invite(plan: NodePlan, registry: RegistryPlan, address: str, ca: Path, admin_token_file: Path) -> str:
+    words = ["node", "invite", "--region", plan.region, "--name", plan.name]
+    return _made(words, registry, address, ca, admin_token_file)
+
+
+def _made(words: list[str], registry: RegistryPlan, address: str, ca: Path, admin_token_file: Path) -> str:
+    """The token that a command of an operator makes."""
     connection: list[str | Path] = ["--registry", address, "--ca", ca, "--token-file", admin_token_file, "--json"]
-    answer = _admin([*connection, "token", "create", "--tenant", "demo"], registry.prefix)
-    token: str = json.loads(answer)["token"]
+    token: str = json.loads(_admin([*connection, *words], registry.prefix))["token"]
     return token
 
 

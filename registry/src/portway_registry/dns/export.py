@@ -5,6 +5,7 @@ these cannot: the nearest nodes for each asker, and nodes that go left out withi
 """
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -24,7 +25,8 @@ def exported(nodes: Iterable[NodeInfo], listed: ListDnsRecordsResponse) -> list[
     """The records, by name, type and data, names fully qualified.
 
     `<region>.<domain>` and `*.<region>.<domain>` are the region's nodes that are ready; where there are none, the
-    wildcard is every node that is ready and holds the region's certificate. The domain and the registry's name are all
+    wildcard is every node that is ready and holds the region's certificate, if most of those that are ready say so: one
+    node cannot make a region up. The domain and the registry's name are all
     that are ready. Then come the records of operators and proofs for certificate authorities. An operator's addresses
     of a name come before those of nodes.
     """
@@ -33,7 +35,8 @@ def exported(nodes: Iterable[NodeInfo], listed: ListDnsRecordsResponse) -> list[
     static = [one.record for one in listed.records if one.source != DNS_RECORD_SOURCE_NAME_SERVER]
     addressed = {one.name for one in static if one.type in ("A", "AAAA", "CNAME")}
     names = {name: ready for name in (domain, listed.registry_name) if name}
-    zones = {zone for node in ready for zone in node.zones if zone.endswith(f".{domain}")}
+    holders = Counter(zone for node in ready for zone in node.zones if zone.endswith(f".{domain}"))
+    zones = {zone for zone, count in holders.items() if 2 * count > len(ready)}
     for zone in zones | {f"{node.region}.{domain}" for node in ready}:
         of_region = [node for node in ready if f"{node.region}.{domain}" == zone]
         names[zone] = of_region

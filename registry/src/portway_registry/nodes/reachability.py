@@ -2,8 +2,9 @@
 
 Other nodes dial first, since they are elsewhere, as clients are. The node is told one of three outcomes, and so are
 clients and operators; details are in this registry's log, since they say what is open in the networks of those that
-dialled. Here: a dial from this registry; which parties dial, and when; what is reported to the node. Not here: the
-dials of other nodes, and where clients are sent.
+dialled. In the same way each public address of a node is dialled before its record has it: DNS answers would else lead
+visitors to whatever address the holder of a stolen key states. Here: a dial from this registry; which parties dial, and
+when; what is reported to the node. Not here: the dials of other nodes, and where clients are sent.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from portway_proto.records import MAX_REACH_FAILURE, cut_printable
 from portway_proto.v1.mesh_pb2 import Probe, Probed, Reachability
@@ -38,6 +40,8 @@ from portway_registry.nodes.session import NodeSession
 
 logger = logging.getLogger(__name__)
 
+# Who did not reach a node, and why: an outcome and details.
+Failures = list[tuple[str, str]]
 # Dials a node and returns why it was not reached, an outcome and details; "" when it was.
 Dial = Callable[[NodeInfo], Awaitable[str]]
 
@@ -51,6 +55,7 @@ _PROBERS: Final = 2  # nodes asked at once: one may be cut off itself
 _ANSWER_TIMEOUT: Final = DIAL_TIMEOUT + 1.0
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
+_HTTPS_PORT: Final = 443
 
 
 def dialler(cluster_ca: Callable[[], bytes], allowed: Collection[Scope]) -> Dial:
@@ -112,19 +117,20 @@ class Prober:
         self._dial = dial
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[str, asyncio.Future[str]]] = {}  # by probe number: the node asked, its answer
+        self._stated: WeakKeyDictionary[NodeSession, list[str]] = WeakKeyDictionary()
 
     async def probe_first(self, session: NodeSession, known: NodeInfo | None) -> None:
-        """Set the node's reach before it is registered. `known` is its record so far: a node that was reached at the
-        same address is not probed again."""
+        """Set the node's reach before it is registered, and leave its public addresses at which it was reached.
+        `known` is its record so far: a node that was reached at the same address is not probed again."""
         info = session.info
         info.ClearField("reach")
         info.ClearField("reach_failure")
         if self._dial is None:
             return
-        if known is not None and known.reach == REACH_REACHED and _address(known) == _address(info):
-            info.reach = REACH_REACHED
-            return
-        info.reach = REACH_TRYING
+        self._stated[session] = list(info.addresses)
+        same = known is not None and known.reach == REACH_REACHED and _address(known) == _address(info)
+        self._leave(session, known.addresses if known is not None and same else ())
+        info.reach = REACH_REACHED if same else REACH_TRYING
         try:
             async with asyncio.timeout(_FIRST_PROBE_TIMEOUT):
                 await self._probe(session)
@@ -132,18 +138,19 @@ class Prober:
             pass
 
     async def probe_until_reached(self, session: NodeSession) -> None:
-        """Probe until the node is reached. It is sent its reach now and at each change; changes go to the store too."""
+        """Probe until the node is reached, at each of its public addresses too. It is sent its reach now and at each
+        change; changes go to the store too."""
         if self._dial is None:
             return
         self._report(session)
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        while session.info.reach in (REACH_TRYING, REACH_FAILED):
-            before = session.info.reach, session.info.reach_failure
+        while not self._is_settled(session):
+            before = _found(session)
             await self._probe(session)
-            if before != (session.info.reach, session.info.reach_failure):
+            if before != _found(session):
                 self._report(session)
                 session.publish()
-            if session.info.reach == REACH_FAILED:
+            if not self._is_settled(session):
                 await asyncio.sleep(backoff.next())
 
     def answered(self, node: str, probed: Probed) -> None:
@@ -152,23 +159,70 @@ class Prober:
         if asked == node and answer is not None and not answer.done():
             answer.set_result(cut_printable(probed.failure, MAX_REACH_FAILURE))
 
+    def _is_settled(self, session: NodeSession) -> bool:
+        return session.info.reach == REACH_REACHED and not self._unreached(session)
+
+    def _unreached(self, session: NodeSession) -> list[str]:
+        """The public addresses at which the node was not reached so far."""
+        return [one for one in self._stated.get(session, ()) if one not in session.info.addresses]
+
+    def _leave(self, session: NodeSession, reached: Iterable[str]) -> None:
+        """Leave of the stated addresses those in `reached`, in the node's order."""
+        there = set(reached)
+        session.info.addresses[:] = [one for one in self._stated[session] if one in there]
+
     async def _probe(self, session: NodeSession) -> None:
-        """Dial from some other nodes at once, and from here when none of them reached it."""
-        assert self._dial is not None, "addresses are checked"
+        """Try what was not reached so far: the advertised address, then each public one."""
         info = session.info
-        others = [one for one in self._sessions.values() if one is not session and one.serving]
-        failures = await self._ask(random.sample(others, min(_PROBERS, len(others))), info)
-        if failures is not None:
-            own = await self._dial(info)
-            failures = None if not own else [*failures, ("from the registry", own)]
-        if failures is None:
+        if info.reach != REACH_REACHED:
+            failures = await self._try(session, info)
+            if failures is not None:
+                info.reach = REACH_FAILED
+                info.ClearField("reach_failure")
+                self._note(session, failures)
+                return
             info.reach = REACH_REACHED
             info.ClearField("reach_failure")
-            return
-        info.reach = REACH_FAILED
-        outcomes = "; ".join(f"{who}: {outcome_of(why)}" for who, why in failures)
-        info.reach_failure = cut_printable(outcomes, MAX_REACH_FAILURE)
-        details = "; ".join(f"{who}: {why}" for who, why in failures)
+            if info.host in self._stated.get(session, ()):
+                self._leave(session, [info.host])
+        unreached = self._unreached(session)
+        tried = await asyncio.gather(*(self._try_address(session, one) for one in unreached))
+        info.ClearField("reach_failure")
+        for address, failures in zip(unreached, tried, strict=True):
+            if failures is not None:
+                self._note(session, failures, f"in no DNS answer: {address}, ")
+
+    async def _try_address(self, session: NodeSession, address: str) -> Failures | None:
+        """As _try, at a public address, which the record has from then on: at the port that clients dial, or at that of
+        https, which a balancer may have in its place."""
+        target = NodeInfo()
+        target.CopyFrom(session.info)
+        target.host = address
+        failures = await self._try(session, target)
+        if failures is not None and target.port != _HTTPS_PORT:
+            target.port = _HTTPS_PORT
+            if await self._try(session, target) is None:
+                failures = None
+        if failures is None:
+            self._leave(session, [*session.info.addresses, address])
+        return failures
+
+    async def _try(self, session: NodeSession, target: NodeInfo) -> Failures | None:
+        """Dial the node from some other nodes at once, and from here when none of them reached it. None when one did,
+        else who did not and why."""
+        assert self._dial is not None, "addresses are checked"
+        others = [one for one in self._sessions.values() if one is not session and one.serving]
+        failures = await self._ask(random.sample(others, min(_PROBERS, len(others))), target)
+        if failures is not None:
+            own = await self._dial(target)
+            failures = None if not own else [*failures, ("from the registry", own)]
+        return failures
+
+    def _note(self, session: NodeSession, failures: Failures, where: str = "") -> None:
+        """Outcomes for the node's record, details for this registry's log; the first of several stays in the record."""
+        outcomes = where + "; ".join(f"{who}: {outcome_of(why)}" for who, why in failures)
+        session.info.reach_failure = session.info.reach_failure or cut_printable(outcomes, MAX_REACH_FAILURE)
+        details = where + "; ".join(f"{who}: {why}" for who, why in failures)
         session.reach_details = cut_printable(details, MAX_REACH_FAILURE)
 
     def _report(self, session: NodeSession) -> None:
@@ -179,8 +233,11 @@ class Prober:
             logger.warning("node not reached", extra=extra)
         elif info.reach == REACH_REACHED:
             logger.info("node reached", extra={"node": info.name})
+            if unreached := self._unreached(session):
+                extra = {"node": info.name, "addresses": ", ".join(unreached), "reason": session.reach_details}
+                logger.warning("public addresses at which a node is not reached are in no DNS answer", extra=extra)
 
-    async def _ask(self, others: Iterable[NodeSession], info: NodeInfo) -> list[tuple[str, str]] | None:
+    async def _ask(self, others: Iterable[NodeSession], info: NodeInfo) -> Failures | None:
         """Which of these nodes did not reach it, and why; None as soon as one did."""
         asked: dict[asyncio.Future[str], str] = {}
         numbers = []
@@ -225,6 +282,11 @@ def _dial_failure(error: OSError | TimeoutError | UnicodeError, node: NodeInfo) 
         return f"{UNREACHABLE}: the name {node.host} cannot be resolved: {error}"
     # asyncio replaces the text of some errors by one that says less.
     return f"{UNREACHABLE}: {os.strerror(error.errno) if error.errno else str(error) or type(error).__name__}"
+
+
+def _found(session: NodeSession) -> tuple[object, ...]:
+    info = session.info
+    return info.reach, info.reach_failure, list(info.addresses)
 
 
 def _address(node: NodeInfo) -> tuple[str, int, str]:

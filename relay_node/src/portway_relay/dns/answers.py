@@ -44,6 +44,8 @@ _META: Final = frozenset({0, 41, *range(128, 255)}) - _TRANSFERS
 _ANY_ANSWER: Final = RecordSet(3_600, (b"\x07RFC8482\x00",))
 
 Locate = Callable[[str], Position | None]
+# A set of records in an answer: its owner, its type, and what it has.
+Placed = tuple[bytes, int, RecordSet]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +99,21 @@ class Answers:
             if not zone.covers(query.name):
                 return _REFUSED
             return self._once("no such name", lambda: self._negative(dns.rcode.NXDOMAIN))[0]
-        if kind in FAMILIES and name.has_addresses_of_nodes():
+        if kind == _ANY:
+            return self._once("any", lambda: _of_sets([(_OWNER, _HINFO, _ANY_ANSWER)]))[0]
+        chain: Sequence[Placed] = ()
+        last: Name | None = name
+        if CNAME in name.sets and kind not in name.sets:
+            chain, last = self._follow(name, kind)
+        if last is not None and kind in FAMILIES and last.has_addresses_of_nodes():
             asker = self._asker(query, source)
             turns = self._prepared.get((name, kind, asker))
             if turns is None:
-                turns = self._prepared[name, kind, asker] = self._of_nodes(name, kind, asker)
+                turns = self._prepared[name, kind, asker] = self._of_nodes(chain, last, kind, asker)
             return turns[next(self._turns) % len(turns)]
-        if kind == _ANY:
-            return self._once("any", lambda: _of_sets([(_OWNER, _HINFO, _ANY_ANSWER)]))[0]
-        if kind not in name.sets and CNAME not in name.sets:
-            return self._once("no data", lambda: self._negative(dns.rcode.NOERROR))[0]
-        return self._once((name, kind), lambda: self._of_records(name, kind))[0]
+        if chain or kind in name.sets:
+            return self._once((name, kind), lambda: self._of_records(chain, last, kind))[0]
+        return self._once("no data", lambda: self._negative(dns.rcode.NOERROR))[0]
 
     def _asker(self, query: Query, source: str) -> Position | None:
         """Where the asker is: by the network that its resolver names, else by the resolver's own address."""
@@ -122,39 +128,54 @@ class Answers:
             found = self._prepared[key] = [make()]
         return found
 
-    def _of_nodes(self, name: Name, kind: int, asker: Position | None) -> Sequence[_Prepared]:
-        turns = self._zone.turns(name, kind, asker)
+    def _follow(self, alias: Name, kind: int) -> tuple[Sequence[Placed], Name | None]:
+        """The CNAMEs of an alias inside the zone, and the name that they end at: None when that is not in the zone."""
+        chain: list[Placed] = []
+        owner, current = _OWNER, alias
+        while kind not in current.sets and CNAME in current.sets:
+            if len(chain) == _LONGEST_CHAIN:
+                return chain, None
+            chain.append((owner, CNAME, current.sets[CNAME]))
+            (owner,) = current.sets[CNAME].targets
+            found = self._zone.find(owner) if self._zone.covers(owner) else None
+            if found is None:
+                return chain, None
+            current = found
+        return chain, current
+
+    def _of_nodes(self, chain: Sequence[Placed], last: Name, kind: int, asker: Position | None) -> Sequence[_Prepared]:
+        """The addresses of nodes at the end of a chain, or of the name itself; one answer for each turn."""
+        turns = self._zone.turns(last, kind, asker)
         if not turns:
-            return [self._negative(dns.rcode.NOERROR, by_place=True)]
-        return [_of_sets([(_OWNER, kind, RecordSet(TTL, tuple(turn)))], by_place=True) for turn in turns]
+            return [self._negative(dns.rcode.NOERROR, chain, by_place=True)]
+        owner = _end_of(chain)
+        return [_of_sets([*chain, (owner, kind, RecordSet(TTL, tuple(turn)))], by_place=True) for turn in turns]
 
-    def _of_records(self, name: Name, kind: int) -> _Prepared:
-        """Records of the name itself, or what its CNAME leads to inside the zone; of name servers their addresses."""
-        answer: list[tuple[bytes, int, RecordSet]] = []
-        owner, current = _OWNER, name
-        for _ in range(_LONGEST_CHAIN):
-            if kind in current.sets or CNAME not in current.sets:
-                break
-            alias = current.sets[CNAME]
-            answer.append((owner, CNAME, alias))
-            owner = alias.targets[0]
-            following = self._zone.find(owner) if self._zone.covers(owner) else None
-            if following is None:
-                return _of_sets(answer)
-            current = following
-        if kind not in current.sets:
-            return _of_sets(answer)
-        answer.append((owner, kind, current.sets[kind]))
-        glue: list[tuple[bytes, int, RecordSet]] = []
+    def _of_records(self, chain: Sequence[Placed], last: Name | None, kind: int) -> _Prepared:
+        """Records of the name itself, or what its CNAMEs lead to; of name servers their addresses.
+
+        The code, and the SOA that says for how long there is nothing, are those of the chain's end (RFC 2308, section
+        2; RFC 6604, section 3). What is outside of the zone the resolver has to ask others for.
+        """
+        owner = _end_of(chain)
+        if last is None:
+            exists = not self._zone.covers(owner) or self._zone.find(owner) is not None
+            return _of_sets(chain) if exists else self._negative(dns.rcode.NXDOMAIN, chain)
+        if kind not in last.sets:
+            return self._negative(dns.rcode.NOERROR, chain)
+        others: list[Placed] = []
         if kind == NS:
-            for target in current.sets[NS].targets:
+            for target in last.sets[NS].targets:
                 found = self._zone.find(target)
-                glue += [(target, one, found.sets[one]) for one in FAMILIES if found is not None and one in found.sets]
-        return _of_sets(answer, glue)
+                others += [
+                    (target, one, found.sets[one]) for one in FAMILIES if found is not None and one in found.sets
+                ]
+        return _of_sets([*chain, (owner, kind, last.sets[kind])], others)
 
-    def _negative(self, code: int, *, by_place: bool = False) -> _Prepared:
-        body = _records(self._zone.apex, SOA, self._zone.soa)
-        return _Prepared(code, (0, 1, 0), body, len(body), by_place)
+    def _negative(self, code: int, chain: Sequence[Placed] = (), *, by_place: bool = False) -> _Prepared:
+        answer = _of_sets(chain)
+        body = answer.body + _records(self._zone.apex, SOA, self._zone.soa)
+        return _Prepared(code, (answer.counts[0], 1, 0), body, len(body), by_place)
 
 
 def refuse(message: Refused) -> bytes:
@@ -206,9 +227,14 @@ def _subnet(subnet: Subnet, *, by_place: bool) -> bytes:
     return _SUBNET.pack(8, 4 + len(subnet.address), subnet.family, subnet.bits, scope) + subnet.address
 
 
+def _end_of(chain: Sequence[Placed]) -> bytes:
+    """The name that a chain of CNAMEs ends at; without one that in the question."""
+    return chain[-1][2].targets[0] if chain else _OWNER
+
+
 def _of_sets(
-    answer: Sequence[tuple[bytes, int, RecordSet]],
-    others: Sequence[tuple[bytes, int, RecordSet]] = (),
+    answer: Sequence[Placed],
+    others: Sequence[Placed] = (),
     *,
     by_place: bool = False,
 ) -> _Prepared:

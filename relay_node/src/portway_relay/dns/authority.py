@@ -37,13 +37,16 @@ class Authority:
         table: NodeTable,
         locate: Callable[[str], Position | None],
         clock: Monotonic,
+        *,
+        other_region: bool = True,
     ) -> None:
-        """own: this node's name. locate: where an address is."""
+        """own: this node's name. locate: where an address is. other_region: as of NodeChoice."""
         self._domain = domain
         self._own = own
         self._table = table
         self._locate = locate
         self._clock = clock
+        self._other_region = other_region
         self._listed: RecordList | None = None
         self._answers: Answers | None = None
         self._look_at = 0.0
@@ -92,7 +95,7 @@ class Authority:
         if self._listed is not None and (self._answers is None or now >= self._look_at):
             self._look_at = now + LOOK_EVERY
             if self._table.look() or self._answers is None:
-                zone = Zone(self._domain, self._listed, self._table.nodes, self._own)
+                zone = Zone(self._domain, self._listed, self._table.nodes, self._own, other_region=self._other_region)
                 self._answers = Answers(zone, self._locate, self._turns)
         return self._answers
 

@@ -3,12 +3,14 @@
     <domain>                   SOA, NS; the nearest nodes
     <registry name>            the nearest nodes
     <region>.<domain>          nodes of the region, where its raw TCP ports are
-    <label>.<region>.<domain>  the two nearest nodes that hold the region's certificate; any label, known or not
+    <label>.<region>.<domain>  the two nearest nodes that hold the region's certificate, and where these are of one
+                               region a third one of another; any label, known or not
     ns1.<domain>, …            as a registry lists them, like all that operators have added
 
 Pure: a value in, values out. Names are in wire form and lower case. Not here: messages (query.py, answers.py).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -62,19 +64,16 @@ class Name:
 class Zone:
     """All names, and the nodes that they lead to."""
 
-    def __init__(self, domain: str, listed: RecordList, nodes: Iterable[DnsNode], own: str) -> None:
-        """own: the name of the node that answers."""
+    def __init__(
+        self, domain: str, listed: RecordList, nodes: Iterable[DnsNode], own: str, *, other_region: bool = True
+    ) -> None:
+        """own: the name of the node that answers. other_region: as of NodeChoice."""
         self.domain = domain
         self.apex = wire_name(domain)
-        self.choice = NodeChoice(tuple(nodes), own)
+        self.choice = NodeChoice(tuple(nodes), own, other_region=other_region)
         self.version = listed.version
         regions = {node.region for node in self.choice.nodes}
-        regions |= {
-            zone.removesuffix(f".{domain}")
-            for node in self.choice.nodes
-            for zone in node.zones
-            if zone.endswith(f".{domain}")
-        }
+        regions |= {zone.removesuffix(f".{domain}") for zone in self._held_zones() if zone.endswith(f".{domain}")}
         self._names: dict[bytes, Name] = {}
         self._below: dict[bytes, Name] = {}  # any name of one label more than these
         for region in sorted(regions):
@@ -116,6 +115,14 @@ class Zone:
             )
         zone = f"{region}.{self.domain}"
         return self.choice.turns(lambda node: zone in node.zones, family, asker, region=region, most=CHOSEN)
+
+    def _held_zones(self) -> Iterable[str]:
+        """The zones that exist also without a node of their region: this node holds their certificate, or most nodes
+        say that they do. One node cannot make a region up."""
+        nodes = self.choice.nodes
+        holders = Counter(zone for node in nodes for zone in node.zones)
+        own = next((node.zones for node in nodes if node.name == self.choice.own), frozenset[str]())
+        return own | {zone for zone, count in holders.items() if 2 * count > len(nodes)}
 
     @property
     def soa(self) -> RecordSet:

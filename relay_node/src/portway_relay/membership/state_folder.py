@@ -1,9 +1,10 @@
 """The state folder of a node that joined: its key and its certificates, readable by their owner only.
 
     <state folder>/<invitation>/node.key, node.crt, ca.crt     one folder for each invitation that was used
+    <state folder>/<invitation>/registries                     where registries are (registry_link/registries.py)
+    <state folder>/<invitation>/registry-said                  what registries said last (kept_messages.py)
     <state folder>/current -> <invitation>                     the one in use
     <state folder>/zones/                                      certificates from registries (received_zones.py)
-    <state folder>/registries                                  where registries are (registry_link/registries.py)
 
 Here: files, each written as a whole or not at all. Not here: where certificates come from (joining.py, renewal.py). The
 key is written before its invitation is used, so that a node that lost the answer can ask again with the same key.

@@ -26,6 +26,11 @@ class PortOwners:
             if self.owner(port) != ticket.node:
                 del self._newest[port]
 
+    @property
+    def mine(self) -> list[PortRange]:
+        """The blocks that the list names this node for."""
+        return [ports for ports, node in self._blocks if node == self._node]
+
     def owner(self, port: int) -> str | None:
         """The node that gives this port to labels."""
         if self._is_mine(port):

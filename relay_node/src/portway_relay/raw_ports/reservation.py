@@ -5,7 +5,7 @@ Here: when a registry is asked, and what its answer means to the account (accoun
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from portway_proto.v1.mesh_pb2 import ReservePortsRequest, ReservePortsResponse
@@ -75,6 +75,11 @@ class PortReservation:
         self._account.registry_away = away
         if not away:
             self._wake.set()
+
+    def use_known(self, blocks: Iterable[PortRange]) -> None:
+        """Blocks that this node had before its start, until a registry says which it has. Which of their ports are in
+        use nobody says: they go to labels with tickets for them."""
+        self._account.reserved([Block(ports, fresh=False) for ports in blocks], {})
 
     def taken(self) -> None:
         """A port was given to a tunnel."""

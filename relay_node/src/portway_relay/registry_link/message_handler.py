@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from portway_proto.v1.lane_pb2 import FAILURE_CODE_CLAIM, FAILURE_CODE_QUOTA, Failure
@@ -95,12 +95,12 @@ class MessageHandler:
         self._dns_records = dns_records
         self._certificates_received = certificates_received
         self._listed = PeersMessage()  # as far as it has come
-        # Set once clients' grants can be verified: before that no client can use the node.
+        # Set once a registry has sent the keys by which clients' grants are verified.
         self.ready = asyncio.Event()
 
     def registry_away(self, away: bool) -> None:
         """No registry has this node registered any more, or one has again."""
-        self._grants.registry_away = away
+        self._grants.registry_away = self._peers.registry_away = away
         self._ports.registry_away(away)
         if not away:
             self._reached()
@@ -112,6 +112,13 @@ class MessageHandler:
             extra={"reason": reason},
         )
         self._removed(reason)
+
+    def replay(self, messages: Iterable[RegistryMessage]) -> None:
+        """Act on what registries said before this node's start; that alone does not make it ready."""
+        for message in messages:
+            self.received(message)
+        self._ports.use_known(self._owners.mine)
+        self.ready.clear()
 
     def received(self, message: RegistryMessage) -> None:
         """Act on a message. Unknown kinds, of a later release, are ignored."""
@@ -203,3 +210,9 @@ def _log_reachability(reachability: Reachability) -> None:
         )
     elif reachability.reach == REACH_REACHED:
         logger.info("the advertised address was reached")
+        if reachability.failure:
+            logger.warning(
+                "public addresses are in no DNS answer, because this node was not reached there: look at "
+                "--public-address and at firewalls on the way; they are tried again",
+                extra={"reason": reachability.failure},
+            )

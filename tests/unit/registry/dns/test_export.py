@@ -36,8 +36,8 @@ def short(records: list[DnsRecord]) -> set[tuple[str, str, str]]:
 
 def test_names_lead_to_the_nodes_that_serve_them() -> None:
     nodes = [
-        node("fra-1", "192.0.2.1", "2001:db8::1"),
-        node("fra-2", "192.0.2.2"),
+        node("fra-1", "192.0.2.1", "2001:db8::1", zones="fra sin"),
+        node("fra-2", "192.0.2.2", zones="fra made-up"),
         node("iad-1", "192.0.2.3", zones="fra iad sin"),
         node("fra-3", "192.0.2.4", state=NODE_STATE_DRAINING),
         node("fra-4", "192.0.2.5", reach=REACH_FAILED),
@@ -56,7 +56,9 @@ def test_names_lead_to_the_nodes_that_serve_them() -> None:
         ("*.fra", "AAAA", "2001:db8::1"),
         ("iad", "A", "192.0.2.3"),
         ("*.iad", "A", "192.0.2.3"),
-        # A region that has no node is served by whoever holds its certificate.
+        # A region that has no node is served by whoever holds its certificate, if that is most nodes.
+        ("*.sin", "A", "192.0.2.1"),
+        ("*.sin", "AAAA", "2001:db8::1"),
         ("*.sin", "A", "192.0.2.3"),
     }
 

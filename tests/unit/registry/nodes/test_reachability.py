@@ -284,3 +284,78 @@ async def test_nothing_that_another_node_reports_is_passed_on(stage: Stage) -> N
     assert details.startswith("from node iad-1: no way é")
     assert details.isprintable()
     assert len(details.encode()) <= 300
+
+
+class Places(Stage):
+    """A stage on which the registry reaches nodes at some addresses, host:port, and no others."""
+
+    def __init__(self, *reached: str) -> None:
+        super().__init__()
+        self.reached = set(reached)
+
+    async def _dial(self, node: NodeInfo) -> str:
+        self.dialled.append(f"{node.host}:{node.port}")
+        return "" if self.dialled[-1] in self.reached else "unreachable: Connection refused"
+
+
+def stated(places: Places, *addresses: str, **info: Any) -> Session:
+    return places.session("fra-1", host="fra-1.example", port=8443, addresses=addresses, **info)
+
+
+async def test_public_addresses_count_where_the_node_was_reached() -> None:
+    """At its port, or at that of https, which a balancer has in its place. The others are not in its record."""
+    places = Places("fra-1.example:8443", "8.8.8.1:8443", "8.8.8.3:443")
+    session = stated(places, "8.8.8.1", "8.8.8.2", "8.8.8.3")
+    await places.prober.probe_first(session, None)  # type: ignore[arg-type]
+    assert list(session.info.addresses) == ["8.8.8.1", "8.8.8.3"]
+    assert reach(session) == (REACH_REACHED, "in no DNS answer: 8.8.8.2, from the registry: unreachable")
+
+
+async def test_a_node_that_is_not_reached_has_no_public_address() -> None:
+    places = Places("8.8.8.1:8443")
+    session = stated(places, "8.8.8.1")
+    await places.prober.probe_first(session, None)  # type: ignore[arg-type]
+    assert reach(session)[0] == REACH_FAILED
+    assert not session.info.addresses
+    assert places.dialled == ["fra-1.example:8443"]
+
+
+async def test_an_advertised_address_is_dialled_once() -> None:
+    places = Places("8.8.8.1:8443")
+    session = places.session("fra-1", host="8.8.8.1", port=8443, addresses=["8.8.8.1"])
+    await places.prober.probe_first(session, None)  # type: ignore[arg-type]
+    assert list(session.info.addresses) == ["8.8.8.1"]
+    assert places.dialled == ["8.8.8.1:8443"]
+
+
+async def test_what_was_reached_before_counts_at_the_same_place() -> None:
+    """A node that comes back is in answers at once; what it states anew is dialled."""
+    places = Places("8.8.8.2:8443")
+    session = stated(places, "8.8.8.2", "8.8.8.1")
+    known = node_info("fra-1", host="fra-1.example", port=8443, addresses=["8.8.8.1"], reach=REACH_REACHED)
+    await places.prober.probe_first(session, known)  # type: ignore[arg-type]
+    assert list(session.info.addresses) == ["8.8.8.2", "8.8.8.1"]
+    assert places.dialled == ["8.8.8.2:8443"]
+    moved = stated(places, "8.8.8.1", version="x")
+    known.port = 9443
+    places.reached.add("fra-1.example:8443")
+    await places.prober.probe_first(moved, known)  # type: ignore[arg-type]
+    assert not moved.info.addresses
+
+
+async def test_an_address_is_tried_until_it_is_reached(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The record gets it then, and the node's log an end of the warning."""
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 0.01)
+    places = Places("fra-1.example:8443")
+    session = stated(places, "8.8.8.1")
+    await places.prober.probe_first(session, None)  # type: ignore[arg-type]
+    trying = asyncio.ensure_future(places.prober.probe_until_reached(session))  # type: ignore[arg-type]
+    await until(lambda: places.dialled.count("8.8.8.1:8443") > 2)
+    assert "in no DNS answer" in caplog.text
+    assert not session.info.addresses
+    places.reached.add("8.8.8.1:8443")
+    await trying
+    assert (list(session.info.addresses), reach(session)) == (["8.8.8.1"], (REACH_REACHED, ""))
+    assert session.published == 1

@@ -3,7 +3,7 @@
 import dns.edns
 import pytest
 from portway_geo.position import Position
-from portway_relay.dns.nodes import Health
+from portway_relay.dns.nodes import DnsNode, Health
 from portway_testkit.fakes.dns_zone import ASHBURN, DOMAIN, FRANKFURT, NODES, SINGAPORE, Asked, node
 
 NAME = f"abcdefgh12345678.fra.{DOMAIN}"
@@ -103,9 +103,45 @@ def test_nodes_of_one_place_take_turns() -> None:
     here = [node(f"fra-{number}", number, FRANKFURT, "fra") for number in range(1, 6)]
     asked = Asked([*here, node("sin-1", 9, SINGAPORE, "fra")])
     answers = [asked.addresses(NAME) for _ in range(10)]
-    assert all(len(set(answer)) == 2 for answer in answers)
+    assert all(len(set(answer)) == 3 and answer[2] == "10.0.0.9" for answer in answers)
     counted = [sum(f"10.0.0.{number}" in answer for answer in answers) for number in range(1, 6)]
     assert counted == [4] * 5
+
+
+def near_and_far(
+    *nodes: DnsNode, source: str = "192.0.2.53", turns: int = 1, other_region: bool = True
+) -> list[list[str]]:
+    """The answers of some turns."""
+    asked = Asked(nodes, other_region=other_region)
+    return [asked.addresses(NAME, source=source) for _ in range(turns)]
+
+
+def test_where_both_are_of_one_region_a_third_is_of_another() -> None:
+    """The nearest that serves, last: whoever finds the first two silent tries it. Else nothing is added."""
+    fra = [node(f"fra-{number}", number, FRANKFURT, "fra") for number in (1, 2)]
+    iad, sin = node("iad-1", 3, ASHBURN, "fra"), node("sin-1", 4, SINGAPORE, "fra")
+    assert near_and_far(*fra, sin, iad) == [["10.0.0.1", "10.0.0.2", "10.0.0.3"]]
+    assert near_and_far(*fra, sin, iad, source="203.0.113.0") == [["10.0.0.4", "10.0.0.1"]]
+    assert near_and_far(fra[0], sin, iad) == [["10.0.0.1", "10.0.0.3"]]
+    assert near_and_far(*fra) == [["10.0.0.1", "10.0.0.2"]]
+    assert near_and_far(*fra, node("iad-1", 3, ASHBURN), sin) == [["10.0.0.1", "10.0.0.2", "10.0.0.4"]]
+    assert near_and_far(*fra, node("iad-1", 3, ASHBURN, "fra", health=Health.LOST)) == [["10.0.0.1", "10.0.0.2"]]
+    assert near_and_far(*fra, sin, iad, other_region=False) == [["10.0.0.1", "10.0.0.2"]]
+    assert Asked([*fra, iad]).addresses(DOMAIN) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert Asked([*fra, iad]).addresses(f"fra.{DOMAIN}") == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_the_third_takes_turns_and_may_be_in_the_same_place() -> None:
+    """Regions are the operator's: two of them may be in one city."""
+    fra = [node(f"fra-{number}", number, FRANKFURT, "fra") for number in (1, 2)]
+    far = [node(f"iad-{number}", number, ASHBURN, "fra") for number in (3, 4)]
+    assert {answer[2] for answer in near_and_far(*fra, *far, turns=4)} == {"10.0.0.3", "10.0.0.4"}
+    beside = node("ams-1", 9, FRANKFURT, "fra")
+    for answer in near_and_far(*fra, beside, *far, turns=6):
+        assert "10.0.0.9" in answer
+        assert not {"10.0.0.3", "10.0.0.4"} & set(answer)
+    for answer in near_and_far(*fra, beside, *far, turns=6, other_region=False):
+        assert len(answer) == 2
 
 
 def test_the_second_nearest_place_takes_turns_too() -> None:

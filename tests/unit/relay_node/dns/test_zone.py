@@ -1,8 +1,11 @@
 """Which names there are, and what each has: answers as resolvers expect them."""
 
+from dataclasses import replace
+
 import dns.flags
 import dns.rcode
 import dns.rdatatype
+import dns.rrset
 import pytest
 from portway_relay.dns.nodes import Health
 from portway_testkit.fakes.dns_zone import DOMAIN, FRANKFURT, NODES, Asked, node
@@ -41,6 +44,23 @@ def test_names_outside_the_domain_are_refused(asked: Asked, name: str) -> None:
     answer = asked.ask(name)
     assert answer.rcode() == dns.rcode.REFUSED
     assert not answer.flags & (dns.flags.AA | dns.flags.RA)
+
+
+def test_one_node_makes_no_region_up() -> None:
+    """It says that it holds a certificate for it. A region whose last node has gone goes on by those who hold it: this
+    node, or most of all."""
+
+    def found(*held: str) -> str:
+        """Of a name in the region `x`, by the first node, when each holds the certificates of these regions."""
+        nodes = [
+            node(f"{name}-1", 1, FRANKFURT, *zones.split())
+            for name, zones in zip(("fra", "iad", "sin"), held, strict=True)
+        ]
+        return outcome(Asked(nodes), f"{LABEL}.x.{DOMAIN}")
+
+    assert found("fra", "x", "") == "NXDOMAIN"
+    assert found("x", "", "") == "NOERROR"
+    assert found("", "fra x", "x") == "NOERROR"
 
 
 def test_the_apex(asked: Asked) -> None:
@@ -149,6 +169,70 @@ def test_an_alias_is_followed_inside_the_zone() -> None:
     assert [one.rdtype for one in asked.ask(f"out.{DOMAIN}", "CNAME").answer] == [dns.rdatatype.CNAME]
 
 
+def shape(asked: Asked, name: str, kind: str = "A") -> tuple[str, list[str], list[str]]:
+    """An answer's code, and the owners and types of its sections, below the domain."""
+    found = asked.ask(f"{name}.{DOMAIN}", kind)
+
+    def short(section: list[dns.rrset.RRset]) -> list[str]:
+        kinds = [dns.rdatatype.to_text(one.rdtype) for one in section]
+        owners = [one.name.to_text().removesuffix(f".{DOMAIN}.").replace(f"{DOMAIN}.", "@") for one in section]
+        return [f"{owner} {kind}" for owner, kind in zip(owners, kinds, strict=True)]
+
+    assert found.flags & dns.flags.AA
+    return dns.rcode.to_text(found.rcode()), short(found.answer), short(found.authority)
+
+
+def test_what_an_alias_leads_to_decides_the_answer() -> None:
+    """NODATA and NXDOMAIN at the end of a chain have their SOA and code, so that resolvers keep them (RFC 2308, RFC
+    6604). Outside of the zone others answer."""
+    asked = Asked(
+        NODES,
+        ("docs", "CNAME", f"www.{DOMAIN}."),
+        ("www", "A", "192.0.2.80"),
+        ("gone", "CNAME", f"nothing.{DOMAIN}."),
+        ("long", "CNAME", f"gone.{DOMAIN}."),
+        ("between", "CNAME", f"deep.{DOMAIN}."),
+        ("er.deep", "A", "192.0.2.81"),
+        ("out", "CNAME", "example.com."),
+        ("through", "CNAME", f"out.{DOMAIN}."),
+        ("below", "CNAME", f"a.{LABEL}.fra.{DOMAIN}."),
+    )
+    soa = ["@ SOA"]
+    assert shape(asked, "docs") == ("NOERROR", ["docs CNAME", "www A"], [])
+    assert shape(asked, "docs", "AAAA") == ("NOERROR", ["docs CNAME"], soa)
+    assert shape(asked, "docs", "MX") == ("NOERROR", ["docs CNAME"], soa)
+    assert shape(asked, "gone") == ("NXDOMAIN", ["gone CNAME"], soa)
+    assert shape(asked, "long", "TXT") == ("NXDOMAIN", ["long CNAME", "gone CNAME"], soa)
+    assert shape(asked, "between") == ("NOERROR", ["between CNAME"], soa)
+    assert shape(asked, "below") == ("NXDOMAIN", ["below CNAME"], soa)
+    assert shape(asked, "out", "MX") == ("NOERROR", ["out CNAME"], [])
+    assert shape(asked, "through") == ("NOERROR", ["through CNAME", "out CNAME"], [])
+    assert shape(asked, "gone", "CNAME") == ("NOERROR", ["gone CNAME"], [])
+    assert shape(asked, "www", "CNAME") == ("NOERROR", [], soa)
+
+
+def test_an_alias_of_a_name_of_nodes_has_their_addresses() -> None:
+    """By where the asker is, as that name has."""
+    asked = Asked(
+        NODES,
+        ("mine", "CNAME", f"{LABEL}.fra.{DOMAIN}."),
+        ("raw", "CNAME", f"fra.{DOMAIN}."),
+        ("entrance", "CNAME", f"{DOMAIN}."),
+        ("old", "CNAME", f"mine.{DOMAIN}."),
+    )
+    assert shape(asked, "mine") == ("NOERROR", ["mine CNAME", f"{LABEL}.fra A"], [])
+    assert shape(asked, "old", "AAAA") == ("NOERROR", ["old CNAME", "mine CNAME", f"{LABEL}.fra AAAA"], [])
+    assert shape(asked, "raw") == ("NOERROR", ["raw CNAME", "fra A"], [])
+    assert shape(asked, "entrance") == ("NOERROR", ["entrance CNAME", "@ A"], [])
+    assert shape(asked, "entrance", "NS")[1] == ["entrance CNAME", "@ NS"]
+    assert shape(asked, "mine", "MX") == ("NOERROR", ["mine CNAME"], ["@ SOA"])
+    for source in ("192.0.2.53", "198.51.100.53"):
+        at = asked.ask(f"mine.{DOMAIN}", source=source).answer[-1]
+        assert [one.address for one in at] == asked.addresses(f"{LABEL}.fra.{DOMAIN}", source=source)
+    only_ipv4 = Asked([replace(NODES[0], ipv6=())], ("mine", "CNAME", f"{LABEL}.fra.{DOMAIN}."))
+    assert shape(only_ipv4, "mine", "AAAA") == ("NOERROR", ["mine CNAME"], ["@ SOA"])
+
+
 @pytest.mark.parametrize(
     "leads_to", [f"fra.{DOMAIN}.", f"{LABEL}.fra.{DOMAIN}.", f"alias.{DOMAIN}.", f"nothing.{DOMAIN}."]
 )
@@ -156,7 +240,8 @@ def test_an_alias_is_followed_inside_the_zone() -> None:
 def test_an_alias_of_a_name_of_nodes_is_answered_for_every_type(leads_to: str, kind: str) -> None:
     """Whoever asks chooses the type."""
     asked = Asked(NODES, ("alias", "CNAME", leads_to))
-    assert asked.ask(f"alias.{DOMAIN}", kind).rcode() == dns.rcode.NOERROR
+    exists = not leads_to.startswith("nothing") or kind == "ANY"
+    assert asked.ask(f"alias.{DOMAIN}", kind).rcode() == (dns.rcode.NOERROR if exists else dns.rcode.NXDOMAIN)
 
 
 def test_a_region_without_nodes_stays_while_others_serve_it() -> None:

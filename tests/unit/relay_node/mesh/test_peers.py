@@ -1,6 +1,7 @@
 """The other nodes, on real sockets: peers.py and control_lane.py at one end, inbound_lanes.py at the other."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, Tu
 from portway_proto.wire.statements import sign_presence
 from portway_relay.mesh import control_lane
 from portway_relay.mesh import peers as peers_module
+from portway_runtime.rates import TokenBucket
 from portway_testkit.links.carrier_link import until
 from portway_testkit.links.mesh_lanes import Make
 from portway_testkit.signers import CLUSTER, SessionSigner
@@ -241,6 +243,35 @@ async def test_a_node_says_what_its_clients_have_closed(make: Make) -> None:
     for also, said in ((None, {"two": 3}), ("far", {"two": 3, "far": 4}), ("nobody", {"two": 3})):
         answers = await one.peers.ask_region("fra", "a" * 16, also)
         assert {node: answer.closed_epoch for node, answer in answers} == said
+
+
+async def test_without_a_registry_nodes_of_other_regions_are_asked(make: Make) -> None:
+    """For what those of the label's region do not have: its client may have fled. With a registry it is the one that
+    knows."""
+    one, two, far = make("one"), make("two"), make("far", "iad")
+    away, near = far.hold("a" * 16), two.hold("b" * 16)
+    one.update_peers([two.info, far.info])
+    await until(lambda: one.peers.answers("two") and one.peers.answers("far"))
+    assert await tunnels_at(one, "fra", "a" * 16) == []
+    one.peers.registry_away = True
+    assert await tunnels_at(one, "fra", "a" * 16) == [away]
+    assert await tunnels_at(one, "fra", "b" * 16) == [near]
+    assert await tunnels_at(one, "fra", "c" * 16) == []
+
+
+async def test_questions_to_other_regions_have_a_rate(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of questions and not of labels: each costs as many as there are nodes. The region's own are asked above it."""
+    monkeypatch.setattr(peers_module, "_FAR_QUESTIONS", 2)
+    one, two, far, other = make("one"), make("two"), make("far", "iad"), make("other", "iad")
+    one.peers.registry_away = True
+    two.hold("b" * 16)
+    far.hold("a" * 16)
+    one.update_peers([two.info, far.info, other.info])
+    await until(lambda: all(one.peers.answers(name) for name in ("two", "far", "other")))
+    one.peers._far_questions = TokenBucket(0.001, 3, time.monotonic)
+    assert len(await tunnels_at(one, "fra", "a" * 16)) == 1
+    assert await tunnels_at(one, "fra", "a" * 16) == []
+    assert len(await tunnels_at(one, "fra", "b" * 16)) == 1
 
 
 async def test_those_that_were_entered_at_are_told_of_the_end(make: Make) -> None:

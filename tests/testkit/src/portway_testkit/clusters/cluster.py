@@ -160,10 +160,11 @@ class RunningNode:
 
         self._cluster.run(dial_no_more)
 
-    def pass_time(self, seconds: float, *, everywhere: bool = False) -> None:
+    def pass_time(self, seconds: float, *, everywhere: bool = False, grants: bool = False) -> None:
         """What it has heard is so much older at once, as after a sleep; a registry tells it the time again, of which as
-        much has passed if it has `everywhere`."""
+        much has passed if it has `everywhere`. `grants`: so are they."""
         told = int((time.time() + (seconds if everywhere else 0.0)) * 1000)
+        self._clock_ahead += seconds if grants else 0.0
 
         async def pass_time() -> None:
             self._slept += seconds

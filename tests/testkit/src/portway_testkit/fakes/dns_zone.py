@@ -45,14 +45,18 @@ class Asked:
     """Answers from a zone, asked in dnspython's terms."""
 
     def __init__(
-        self, nodes: Sequence[DnsNode] = NODES, *records: tuple[str, str, str], registry_name: str = ""
+        self,
+        nodes: Sequence[DnsNode] = NODES,
+        *records: tuple[str, str, str],
+        registry_name: str = "",
+        other_region: bool = True,
     ) -> None:
-        """records: names below the domain (empty: the domain), types and data."""
+        """records: names below the domain (empty: the domain), types and data. other_region: as of NodeChoice."""
         listed = DnsRecords(version=7, registry_name=registry_name)
         for name, kind, data in records:
             full = f"{name}.{DOMAIN}" if name else DOMAIN
             listed.records.append(DnsRecord(name=full, type=kind, ttl=300, data=data))
-        zone = Zone(DOMAIN, read_records(listed), nodes, nodes[0].name if nodes else "")
+        zone = Zone(DOMAIN, read_records(listed), nodes, nodes[0].name if nodes else "", other_region=other_region)
         self.answers = Answers(zone, PLACES.get, count())
 
     def message(

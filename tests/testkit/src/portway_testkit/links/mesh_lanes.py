@@ -71,8 +71,10 @@ class Node:
             self.carrier,
             lambda: self.loaded,
             lambda: [*self.sessions, *self.holds.values()],
+            clock=time.monotonic,
             on_failure=self.failures.append,
         )
+        self.peers.registry_away = False
         self.inbound_lanes = InboundLanes(
             self.carrier,
             lambda group: self.loaded.lane_tls(MESH_ALPN, group),
