@@ -46,6 +46,8 @@ server:
     do-ip6: no
     module-config: "iterator"
     num-threads: 1
+    # The ACME server asks over TCP: of ten, the default, connections are closed early once five are open.
+    incoming-num-tcp: 100
 """
 _AUTHORITY: Final = (
     _SERVER
