@@ -293,10 +293,13 @@ def state(found: NodeInfo) -> str:
 
 
 def reached(found: NodeInfo) -> str:
-    """Whether its advertised address was reached, without which no clients are sent there; if not, why."""
+    """Whether its advertised address was reached, without which no clients are sent there; if not, why. And at which
+    public address it was not, so that no DNS answer has it."""
     if found.reach == REACH_FAILED:
         return f"no: {found.reach_failure}"
-    return "not yet" if found.reach == REACH_TRYING else "yes"
+    if found.reach == REACH_TRYING:
+        return "not yet"
+    return f"yes; {found.reach_failure}" if found.reach_failure else "yes"
 
 
 def _end(found: NodeInfo) -> str:

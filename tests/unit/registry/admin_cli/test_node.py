@@ -4,8 +4,9 @@ import re
 from typing import Any
 
 import pytest
-from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED
+from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, REACH_FAILED, REACH_REACHED, REACH_TRYING, NodeInfo
 from portway_registry.admin_cli import output
+from portway_registry.admin_cli.node import reached
 from portway_testkit.clusters.admin_stage import Stage
 from portway_testkit.clusters.node_stream import StreamEnded
 
@@ -68,6 +69,20 @@ def test_a_wrong_clock_is_no_ready_node(stage: Stage, ahead: int, way: str) -> N
     assert stage.say("node", "list").stdout.count("wrong clock") == 1
     shown = [stage.say("node", "show", name).stdout for name in ("far", "near")]
     assert all(re.search(rf"clock +\d+ s {way} the registry's: set it right", text) for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("reach", "failure", "said"),
+    [
+        (REACH_REACHED, "", "yes"),
+        (REACH_REACHED, "in no DNS answer: 192.0.2.1, …", "yes; in no DNS answer: 192.0.2.1, …"),
+        (REACH_FAILED, "unreachable", "no: unreachable"),
+        (REACH_TRYING, "", "not yet"),
+    ],
+)
+def test_where_a_node_was_reached_is_said(reach: int, failure: str, said: str) -> None:
+    """Of the advertised address, and of a public one at which it was not."""
+    assert reached(NodeInfo(reach=reach, reach_failure=failure)) == said  # type: ignore[arg-type]
 
 
 def test_what_is_not_known_is_null(stage: Stage) -> None:
