@@ -19,6 +19,7 @@ import argparse
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -135,7 +136,10 @@ def _try(
 def _print(where: Map, trial: Trial, outcomes: Sequence[Outcome]) -> None:
     print(f"{trial.name} ({trial.ended - trial.began:.0f} s)")
     for one in outcomes:
-        through = ", ".join(f"{where.at(address)} {number}" for address, number in one.through.most_common())
+        entered: Counter[str] = Counter()
+        for address, number in one.through.items():
+            entered[where.at(address)] += number
+        through = ", ".join(f"{name} {number}" for name, number in entered.most_common())
         print(
             f"  {one.region}: {one.number} visits, of which {one.lost} were lost with a machine and "
             f"{sum(map(len, one.failed.values()))} failed; slowest {one.slowest:.2f} s, begun after "
