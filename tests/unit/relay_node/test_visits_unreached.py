@@ -36,7 +36,7 @@ async def test_a_visit_that_is_stuck_goes_where_its_client_went(node: Node) -> N
     visit = node.tls_visit(to=route)
     visit.unreached_for = 1.0
     await until(lambda: bool(node.waits))
-    assert node.waits == [(route, 12.0, False)]
+    assert node.waits == [(route, 15.0, False)]
     assert not visit.taken_back
     await told(node, place)
     assert visit.taken_back
@@ -97,7 +97,7 @@ async def test_a_visit_of_a_node_that_takes_no_lane_waits(node: Node) -> None:
     node.clock.now += 2
     visit.end(Outcome.NO_LANE)
     await settled()
-    assert node.waits == [(route, 10.0, True)]
+    assert node.waits == [(route, 13.0, True)]
     assert node.asked == []
     assert node.visits.running == 1
     await told(node, route)
@@ -111,7 +111,7 @@ async def test_a_visit_of_a_node_that_takes_no_lane_waits(node: Node) -> None:
 async def test_a_visitor_waits_so_long_and_no_longer(node: Node) -> None:
     """However often a lane comes and is lost in between."""
     visit = node.tls_visit(to=FakeRoute())
-    node.clock.now += 12
+    node.clock.now += 15
     visit.end(Outcome.NO_LANE)
     (page,) = await turned_away(visit, REQUEST)
     assert page.startswith(b"HTTP/1.1 503 ")
