@@ -311,6 +311,7 @@ async def test_a_link_is_down_after_a_while(make: Make, monkeypatch: pytest.Monk
     one, two, three = make("one"), make("two"), make("three")
     one.update_peers([two.info, three.info])
     await until(lambda: one.peers.answers("two") and one.peers.answers("three"))
+    await until(lambda: "one" in three.inbound_lanes.connected)
     three.stop_listening()
     three.drop_lanes()
     await until(lambda: not one.peers.answers("three"))
@@ -325,7 +326,7 @@ async def test_how_long_a_node_has_been_away_is_known(make: Make, monkeypatch: p
     monkeypatch.setattr(ControlLane, "_has_served", lambda _: True)
     one, two = make("one"), make("two")
     one.update_peers([two.info])
-    await until(lambda: one.peers.answers("two"))
+    await until(lambda: one.peers.answers("two") and "one" in two.inbound_lanes.connected)
     assert one.peers.down_for("two") == 0.0
     assert one.peers.down_for("nobody") == math.inf
     two.stop_listening()
