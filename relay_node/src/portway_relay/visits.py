@@ -235,7 +235,8 @@ class Visits:
         host = visit.opening.visitor_host
         if _is_unreached(arrival, end) and self._may_wait(host):
             try:
-                found = await self._find_again(visit, arrival, or_there=True)
+                # What has been sent there may have arrived, in a network that passes one direction only.
+                found = await self._find_again(visit, arrival, or_there=end.outcome is Outcome.NO_LANE)
             finally:
                 self._waiting.give_back(host)
         else:
@@ -328,4 +329,6 @@ def _refusal(tunnel: Tunnel, end: VisitEnd) -> RefusalReason:
 
 
 def _is_unreached(arrival: _Arrival, end: VisitEnd) -> bool:
-    return end.outcome is Outcome.NO_LANE and not isinstance(arrival.destination, Tunnel)
+    """Whether another node has seen nothing of the visit, and has refused nothing."""
+    to_other_node = not isinstance(arrival.destination, Tunnel)
+    return to_other_node and end.outcome in (Outcome.NO_LANE, Outcome.UNREACHED)
