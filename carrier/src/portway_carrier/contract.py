@@ -173,8 +173,8 @@ class Outcome(Enum):
     DONE = "done"  # both directions ended
     RESET = "reset"  # one side gave up
     REFUSED = "refused"  # the peer did not take it; the visitor is handed back
-    # No lane came within the limit, the pool was retired, or nothing of it arrived: the visitor is handed back.
-    NO_LANE = "no_lane"
+    NO_LANE = "no_lane"  # no lane came within the limit, or the pool was retired; the visitor is handed back
+    UNREACHED = "unreached"  # OPEN was sent, and has not arrived as far as is known; the visitor is handed back
     UNANSWERED = "unanswered"  # OPEN was not answered in time: bytes may have arrived; the visitor is handed back
     VISITOR_LOST = "visitor_lost"  # before OPENED: the visitor gave up, or its handshake failed
     LANE_LOST = "lane_lost"
@@ -185,8 +185,9 @@ class Outcome(Enum):
 class VisitEnd:
     """The end of a visit.
 
-    For REFUSED, NO_LANE and UNANSWERED, `visitor` is handed back with nothing lost: to be joined elsewhere (not after
-    UNANSWERED), finished or aborted. It is None when the visitor left meanwhile, and for every other outcome.
+    For REFUSED, NO_LANE, UNREACHED and UNANSWERED, `visitor` is handed back with nothing lost: to be joined elsewhere
+    (not after UNANSWERED; after UNREACHED only where the peer's clients are by now), finished or aborted. It is None
+    when the visitor left meanwhile, and for every other outcome.
     """
 
     outcome: Outcome
@@ -225,8 +226,9 @@ class Visit(Protocol):
         ...
 
     def take_back(self) -> None:
-        """End it with Outcome.NO_LANE, the visitor handed back, if it is unreached (`unreached_for`); otherwise no
-        effect. The lane is dropped with a reset, so that nothing of the visit arrives later."""
+        """If it is unreached (`unreached_for`), end it with the visitor handed back: with Outcome.NO_LANE when no OPEN
+        was sent, else with UNREACHED, and its lane is dropped with a reset, so that nothing of it arrives later.
+        Otherwise no effect."""
         ...
 
     def close(self) -> None:
@@ -391,7 +393,7 @@ class Carrier(Protocol):
         leaves is still delivered completely.
 
         With a dialling pool, a visit whose lane is lost before the peer's kernel has acknowledged OPEN ends with
-        Outcome.NO_LANE. The acceptor of an OPEN that is joined to another pool acknowledges it first.
+        Outcome.UNREACHED. The acceptor of an OPEN that is joined to another pool acknowledges it first.
 
         Raises ValueError, with the visitor untouched, when OPEN cannot express `opening`.
         """

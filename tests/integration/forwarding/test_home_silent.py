@@ -88,6 +88,35 @@ def test_visitors_are_served_where_its_client_went(
     assert all(held == 0 for held in waiting(mesh).values())
 
 
+def test_visitors_at_a_node_that_held_it_before_are_served(
+    mesh: Cluster, bind: Bind, power: Power, crowd: ThreadPoolExecutor
+) -> None:
+    """Its client was there, went to the home that is silent now, and comes back."""
+    key = SigningKey()
+    bind(mesh, "fra-1", "first", key, 1)
+    before = bind(mesh, HOME, "before", key, 2, expected=len(SENT))
+    for at in OTHERS:
+        eventually(lambda at=at: answer_at(mesh, at, before.host, SENT) == whole("before"))  # type: ignore[misc]
+    power.off()
+    visits = come(mesh, crowd, before.host)
+    eventually(lambda: all(held == VISITORS for held in waiting(mesh).values()))
+    bind(mesh, "fra-1", "again", key, 3, expected=len(SENT))
+    assert [visit.result() for visit in visits] == [whole("again")] * len(visits)
+
+
+def test_visitors_of_a_home_that_was_killed_are_served(mesh: Cluster, bind: Bind, crowd: ThreadPoolExecutor) -> None:
+    """It resets what it had and refuses to be dialled: they wait for its client all the same, and not for a pause."""
+    key = SigningKey()
+    before = bind(mesh, HOME, "before", key, 2, expected=len(SENT))
+    for at in OTHERS:
+        assert answer_at(mesh, at, before.host, SENT) == whole("before")
+    mesh.nodes[HOME].kill()
+    visits = come(mesh, crowd, before.host)
+    eventually(lambda: all(held == VISITORS for held in waiting(mesh).values()))
+    bind(mesh, "fra-2", "after", key, 3, expected=len(SENT))
+    assert [visit.result() for visit in visits] == [whole("after")] * len(visits)
+
+
 def test_visitors_are_served_by_a_home_that_is_back(
     mesh: Cluster, bind: Bind, power: Power, crowd: ThreadPoolExecutor
 ) -> None:

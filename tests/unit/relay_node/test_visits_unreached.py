@@ -36,7 +36,7 @@ async def test_a_visit_that_is_stuck_goes_where_its_client_went(node: Node) -> N
     visit = node.tls_visit(to=route)
     visit.unreached_for = 1.0
     await until(lambda: bool(node.waits))
-    assert node.waits == [(route, 12.0, False)]
+    assert node.waits == [(route, 15.0, False)]
     assert not visit.taken_back
     await told(node, place)
     assert visit.taken_back
@@ -45,7 +45,7 @@ async def test_a_visit_that_is_stuck_goes_where_its_client_went(node: Node) -> N
     assert (again.stream, again.opening, again.pool) == (visit.stream, visit.opening, place.pool)
     assert (route.visits, place.visits) == (set(), {again})
     again.end(Outcome.DONE)
-    assert node.visits.outcomes == {"no_lane": 1, "done": 1}
+    assert node.visits.outcomes == {"unreached": 1, "done": 1}
     assert node.over()
 
 
@@ -89,15 +89,16 @@ async def test_a_visit_that_ends_is_waited_for_no_more(node: Node) -> None:
     assert node.over()
 
 
-async def test_a_visit_of_a_node_that_takes_no_lane_waits(node: Node) -> None:
-    """Until its client is elsewhere, or lanes lead there again."""
+@pytest.mark.parametrize("outcome", [Outcome.NO_LANE, Outcome.UNREACHED])
+async def test_a_visit_that_comes_back_from_another_node_waits(node: Node, outcome: Outcome) -> None:
+    """Until its client is elsewhere; and if nothing of it was sent, until lanes lead there again."""
     route = FakeRoute()
     node.clock.now += 5
     visit = node.tls_visit(to=route)
     node.clock.now += 2
-    visit.end(Outcome.NO_LANE)
+    visit.end(outcome)
     await settled()
-    assert node.waits == [(route, 10.0, True)]
+    assert node.waits == [(route, 13.0, outcome is Outcome.NO_LANE)]
     assert node.asked == []
     assert node.visits.running == 1
     await told(node, route)
@@ -111,7 +112,7 @@ async def test_a_visit_of_a_node_that_takes_no_lane_waits(node: Node) -> None:
 async def test_a_visitor_waits_so_long_and_no_longer(node: Node) -> None:
     """However often a lane comes and is lost in between."""
     visit = node.tls_visit(to=FakeRoute())
-    node.clock.now += 12
+    node.clock.now += 15
     visit.end(Outcome.NO_LANE)
     (page,) = await turned_away(visit, REQUEST)
     assert page.startswith(b"HTTP/1.1 503 ")

@@ -29,16 +29,17 @@ def test_a_socket_that_is_closed_already_is_no_error() -> None:
         runner.run(closed())
 
 
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_a_mark_is_the_last_until_something_behind_it_is_acknowledged(
-    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], family: socket.AddressFamily, host: str
 ) -> None:
     """Whatever is acknowledged of what was sent before."""
 
     async def send() -> None:
         loop = asyncio.get_running_loop()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+        with socket.create_server((host, 0), family=family) as listener:
+            transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname()[:2])
             peer, _ = listener.accept()
             with peer:
                 silence(peer)

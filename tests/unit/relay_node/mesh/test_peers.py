@@ -1,6 +1,7 @@
 """The other nodes, on real sockets: peers.py and control_lane.py at one end, inbound_lanes.py at the other."""
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, NODE_STATE_READY, Tu
 from portway_proto.wire.statements import sign_presence
 from portway_relay.mesh import control_lane
 from portway_relay.mesh import peers as peers_module
+from portway_relay.mesh.control_lane import ControlLane
 from portway_runtime.rates import TokenBucket
 from portway_testkit.links.carrier_link import until
 from portway_testkit.links.mesh_lanes import Make
@@ -340,6 +342,7 @@ async def test_a_link_is_down_after_a_while(make: Make, monkeypatch: pytest.Monk
     one, two, three = make("one"), make("two"), make("three")
     one.update_peers([two.info, three.info])
     await until(lambda: one.peers.answers("two") and one.peers.answers("three"))
+    await until(lambda: "one" in three.inbound_lanes.connected)
     three.stop_listening()
     three.drop_lanes()
     await until(lambda: not one.peers.answers("three"))
@@ -347,6 +350,20 @@ async def test_a_link_is_down_after_a_while(make: Make, monkeypatch: pytest.Monk
     monkeypatch.setattr(control_lane, "_DOWN_AFTER", 0.0)
     await until(lambda: "refused" in one.peers.links()[0].failure)
     assert [link.node for link in one.peers.links()] == ["three", "two"]
+
+
+async def test_how_long_a_node_has_been_away_is_known(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at all while its control lane is up; for ever when nobody has named it."""
+    monkeypatch.setattr(ControlLane, "_has_served", lambda _: True)
+    one, two = make("one"), make("two")
+    one.update_peers([two.info])
+    await until(lambda: one.peers.answers("two") and "one" in two.inbound_lanes.connected)
+    assert one.peers.down_for("two") == 0.0
+    assert one.peers.down_for("nobody") == math.inf
+    two.stop_listening()
+    two.drop_lanes()
+    await until(lambda: one.peers.down_for("two") > 0.01)
+    assert one.peers.down_for("two") < 10.0
 
 
 async def test_a_link_that_is_refused_again_and_again_is_down(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

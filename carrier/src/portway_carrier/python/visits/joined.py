@@ -202,7 +202,7 @@ class JoinedVisit(RunningVisit):
         kernel.reset_on_close(mark.transport)  # or else what was written may still arrive
         if self.lane is not None:
             self._leave_lane(self.lane)
-        self._hand_back(Outcome.NO_LANE, RefusalReason.OVERLOADED, f"the node was not reached: {error}")
+        self._hand_back(Outcome.UNREACHED, RefusalReason.OTHER, f"OPEN did not arrive: {error}")
 
     def lane_resumed(self) -> None:
         if self.stream is not None and (self._opened or self._may_read()):

@@ -88,10 +88,11 @@ class FakeVisit:
         self.taken_back = True
         if self.is_unreached_for is not None:
             self.is_unreached_for = None
-            self.end(Outcome.NO_LANE)
+            self.end(Outcome.UNREACHED)
 
     def end(self, outcome: Outcome, reason: RefusalReason = RefusalReason.OTHER, *, gone: bool = False) -> None:
-        handed_back = outcome in (Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNANSWERED) and not gone
+        back = (Outcome.REFUSED, Outcome.NO_LANE, Outcome.UNREACHED, Outcome.UNANSWERED)
+        handed_back = outcome in back and not gone
         visitor: Any = self.stream if handed_back else None
         self._ended(self, VisitEnd(outcome, reason, "", visitor))
 
