@@ -64,7 +64,7 @@ def test_a_further_machine_joins_with_one_command_and_both_are_one_mesh(
 def test_a_further_machine_does_not_wait_to_be_led_to(first: ServerMachine, machines: Machines, tmp_path: Path) -> None:
     """The zone above names the cluster's first machines; this one answers DNS too, and is ready when it serves."""
     second = machines[1]
-    with first.up() as up, FakeServiceManager(str(tmp_path / "notify")) as manager:
+    with first.up() as up, FakeServiceManager() as manager:
         up.line()
         invitation = admin(first, "node", "invite", "--region", "iad")
         joined = join(second, "--dns", environment={"PORTWAY_JOIN": invitation})

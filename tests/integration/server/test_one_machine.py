@@ -144,7 +144,7 @@ def test_a_service_manager_is_told_and_the_line_is_in_a_file(first: ServerMachin
     for name in ("server", "registry", "relay"):
         file = first.folder / "etc" / f"{name}.toml"
         file.write_text(file.read_text() + 'log_format = "json"\n')
-    with FakeServiceManager(str(first.folder / "notify")) as manager:
+    with FakeServiceManager() as manager:
         with first.up({"NOTIFY_SOCKET": manager.address}) as up:
             eventually(lambda: manager.states() == ["READY=1"])
             os.kill(up.pid, signal.SIGHUP)
@@ -177,7 +177,7 @@ def test_it_starts_without_the_first_admin_s_token(first: ServerMachine) -> None
         admin("token", "revoke", tokens.read_text().split("_")[1])
         (first.state / "portway-server" / "first-client").unlink()
         assert up.stop() == 0
-    with FakeServiceManager(str(first.folder / "notify")) as manager:
+    with FakeServiceManager() as manager:
         with first.up({"NOTIFY_SOCKET": manager.address}) as up:
             eventually(lambda: manager.states() == ["READY=1"], shown=lambda: first.log.read_text())
             assert up.stop() == 0

@@ -120,7 +120,7 @@ def test_hangup_reads_the_certificates_again(pki: Pki, tmp_path: Path) -> None:
         *("--mesh-tls-cert", tmp_path / "mesh.crt", "--mesh-tls-key", tmp_path / "mesh.key"),
         *("--store", "embedded:memory", "--ready-file", ready),
     ]
-    with FakeServiceManager(str(tmp_path / "notify")) as manager:
+    with FakeServiceManager() as manager:
         environment = {**os.environ, "NOTIFY_SOCKET": manager.address}
         with RunningProgram(list(map(str, command)), environment, tmp_path / "log") as program:
             eventually(lambda: manager.states() == ["READY=1"])

@@ -127,7 +127,7 @@ def test_a_signal_ends_it_with_zero_even_while_it_starts(flags: list[str], tmp_p
 def test_hangup_reads_the_certificates_again(flags: list[str], tmp_path: Path) -> None:
     """It does not end the node, as SIGHUP would by default. The service manager hears of no readiness while the node
     waits for a registry."""
-    with FakeServiceManager(str(tmp_path / "notify")) as manager:
+    with FakeServiceManager() as manager:
         environment = {**os.environ, "NOTIFY_SOCKET": manager.address}
         with RunningProgram([*_COMMAND, *flags], environment, tmp_path / "log") as program:
             eventually(lambda: "no registry" in program.errors())

@@ -238,7 +238,7 @@ async def test_hangup_is_its_own_call(run: Run) -> None:
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServiceManager]:
-    with FakeServiceManager(str(tmp_path / "notify")) as manager:
+    with FakeServiceManager() as manager:
         monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
         yield manager
 
