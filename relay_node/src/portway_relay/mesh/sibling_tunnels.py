@@ -8,6 +8,7 @@ the node whose block the port is of. A sibling's word alone gives a port to nobo
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from portway_proto.v1.types_pb2 import TunnelInfo
 from portway_proto.wire.statements import Claim
@@ -22,6 +23,10 @@ from portway_relay.routing.statement_checks import StatementChecks
 from portway_relay.routing.verification import Verification
 
 logger = logging.getLogger(__name__)
+
+# Announcements that wait for a list of owners: a block that was just reserved gets a tunnel before the other nodes are
+# told whose it is.
+_MOST_WAITING: Final = 256
 
 
 class SiblingTunnels:
@@ -47,6 +52,8 @@ class SiblingTunnels:
         self._known = known
         self._ports = ports
         self._tasks = Tasks("siblings' raw ports", on_failure)
+        self._waiting: dict[int, tuple[Sender, TunnelInfo, Claim]] = {}  # by a port that nobody is known to own
+        owners.subscribe(self._hear_again)
 
     def concerns(self, tunnel: TunnelInfo) -> bool:
         """Whether it has a raw port, or had one at a sibling."""
@@ -70,11 +77,22 @@ class SiblingTunnels:
 
     async def _take_up(self, sender: Sender, tunnel: TunnelInfo, claim: Claim) -> None:
         await self._verification.settle(claim.label)
+        port = tunnel.unencrypted_port
+        if port and self._owners.owner(port) is None:
+            if port in self._waiting or len(self._waiting) < _MOST_WAITING:
+                self._waiting[port] = (sender, tunnel, claim)
+            return
         if tunnel.unencrypted_port and not await self._may_have(sender, tunnel):
             return
         route = self._routes.placed(claim.label)
         if route is not None and route.claim.encoded == claim.encoded:
             self._ports.bound(SiblingPort(claim.label, claim.node, claim.epoch, tunnel.unencrypted_port))
+
+    def _hear_again(self) -> None:
+        """Owners of more ports may be known now."""
+        waiting, self._waiting = self._waiting, {}
+        for sender, tunnel, claim in waiting.values():
+            self.heard(sender, tunnel, claim)
 
     async def _may_have(self, sender: Sender, tunnel: TunnelInfo) -> bool:
         """Whether the newest ticket of the port's owner is for this label."""

@@ -18,6 +18,11 @@ class PortOwners:
         self._is_mine = is_mine
         self._blocks: list[tuple[PortRange, str]] = []
         self._newest: dict[int, Ticket] = {}  # by port
+        self._subscribers: list[Callable[[], None]] = []
+
+    def subscribe(self, learned: Callable[[], None]) -> None:
+        """Call `learned()` after each list that is taken up."""
+        self._subscribers.append(learned)
 
     def learn(self, blocks: Iterable[tuple[PortRange, str]]) -> None:
         """Take up a registry's whole list: blocks and the nodes that they are reserved for."""
@@ -25,6 +30,8 @@ class PortOwners:
         for port, ticket in list(self._newest.items()):
             if self.owner(port) != ticket.node:
                 del self._newest[port]
+        for learned in self._subscribers:
+            learned()
 
     @property
     def mine(self) -> list[PortRange]:
