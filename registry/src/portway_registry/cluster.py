@@ -120,11 +120,13 @@ async def open_cluster(
     quota = Quota(limits, views.tunnels)
     trusted = authority
     board = DnsBoard(views, domain=config.domain, registry_name=config.called)
+    audit = Audit(store, now_ms)
     hub = Hub(
         store,
         views,
         grants,
         quota,
+        audit,
         now_ms,
         cluster_id=settings.cluster_id,
         authority=authority,
@@ -137,7 +139,6 @@ async def open_cluster(
     )
     hub.start()
     closing.append(hub.close)
-    audit = Audit(store, now_ms)
     grant_keys = GrantKeys(store, views, audit, now_ms)
     life = config.node_certificate_seconds
     rotation = AuthorityRotation(store, views, authority, audit, now_ms, certificate_life_ms=life * 1000)

@@ -8,11 +8,10 @@ again; at the end the node that is its home then, for good. Here: the outage and
 import http.client
 import itertools
 import json
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,6 +22,7 @@ import dns.query
 import dns.rcode
 import dns.rdatatype
 from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.processes.ports import free_port
 
 from portway_lab.bench.report import Goal
 from portway_lab.cluster.clients import NamedTunnel, start_client, wait_tunnels
@@ -155,12 +155,10 @@ def _home(nodes: dict[str, Restartable]) -> str:
     """The node that holds the tunnel, by its metrics: no registry can be asked."""
     for name, node in nodes.items():
         host, port = _ready(node, "admin_listen")
-        connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_WITHIN)
-        connection.request("GET", "/metrics")
-        if "portway_relay_tunnels 1.0" in connection.getresponse().read().decode().splitlines():
-            connection.close()
-            return name
-        connection.close()
+        with closing(http.client.HTTPConnection(host, port, timeout=_ANSWER_WITHIN)) as connection:
+            connection.request("GET", "/metrics")
+            if "portway_relay_tunnels 1.0" in connection.getresponse().read().decode().splitlines():
+                return name
     raise LookupError("no node holds the tunnel")
 
 
@@ -175,8 +173,7 @@ def _until(holds: Callable[[], bool], when: str) -> None:
 @contextmanager
 def _cluster(processes: Processes, store: str) -> Iterator[tuple[Cluster, int]]:
     """Three nodes in two regions that joined and answer DNS, all at the same port of addresses of their own."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     plans = tuple(
         NodePlan(
             name,

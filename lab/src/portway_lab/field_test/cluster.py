@@ -270,10 +270,6 @@ class FieldCluster:
                 self.machines[name].wait_booted()
             self.wait_ready(*names)
 
-    def doctor(self) -> str:
-        """What `portway-admin doctor` finds."""
-        return self.laptop.run("portway-admin", "doctor", environment=self._admin, check=False).stdout
-
     def wait(self, seconds: float) -> None:
         """Let time pass, with all processes watched."""
         end = time.monotonic() + seconds

@@ -31,6 +31,7 @@ from portway_registry.nodes.hub import Hub
 from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
+from portway_registry.state.audit import Audit
 from portway_registry.state.records import Role, TokenRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
@@ -146,6 +147,7 @@ async def _measure(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
         views,
         grants,
         Quota(limits, views.tunnels),
+        Audit(store, _now_ms),
         _now_ms,
         cluster_id=_CLUSTER,
         authority=ClusterAuthority(signer.pem, signer),

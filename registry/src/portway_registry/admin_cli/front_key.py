@@ -14,7 +14,7 @@ from portway_proto.v1.admin_pb2 import (
 )
 
 from portway_registry.admin_cli.connection import GlobalOptions, json_option, pass_options
-from portway_registry.admin_cli.output import print_json, print_list, print_text, utc_time
+from portway_registry.admin_cli.output import few, print_list, print_result, utc_time
 from portway_registry.admin_cli.table import Column
 
 _COLUMNS = (
@@ -71,15 +71,13 @@ def rotate(options: GlobalOptions, force: bool) -> None:
     """
     with options.calls() as calls:
         found = calls.call(calls.stub.RotateFrontKey, RotateFrontKeyRequest(force=force)).key
-    if options.json:
-        print_json(_json(found))
-    elif found.state == FRONT_KEY_STATE_IN_USE:
-        print_text(f"Key {found.id} of PROXY headers is in use.")
+    if found.state == FRONT_KEY_STATE_IN_USE:
+        text = "in use."
     else:
-        print_text(
-            f"Key {found.id} of PROXY headers is made. Nodes use it when all registries know it, from "
-            f"{utc_time(found.used_from_ms)} in any case. Not yet known to: {_unaware(found)}."
-        )
+        begins = utc_time(found.used_from_ms)
+        text = f"made. Nodes use it when all registries know it, from {begins} in any case. Not yet known to: "
+        text += f"{_unaware(found)}."
+    print_result(options, _json(found), f"Key {found.id} of PROXY headers is {text}")
 
 
 def _json(found: FrontKeyInfo) -> dict[str, object]:
@@ -99,5 +97,5 @@ def _row(found: FrontKeyInfo) -> list[str]:
 
 
 def _unaware(found: FrontKeyInfo) -> str:
-    """Registries by their ids; a dash for none."""
-    return ", ".join(f"registry {one}" for one in found.unaware_replicas) or "-"
+    """Registries by their ids."""
+    return few([f"registry {one}" for one in found.unaware_replicas])

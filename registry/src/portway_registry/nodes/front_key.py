@@ -157,7 +157,7 @@ class FrontKey:
     async def run(self) -> None:
         """Make it, and replace it when that is due, for ever; during an outage of the store as soon as it is over."""
         views = self._views
-        subscribed = [views.front_key.subscribe(self._noticed), views.replicas.subscribe(self._replica_noticed)]
+        subscribed = [views.front_key.subscribe(self._lookout.notice), views.replicas.subscribe(self._replica_noticed)]
         await self._lookout.run(subscribed)
 
     async def look(self) -> None:
@@ -213,10 +213,7 @@ class FrontKey:
             raise StoreUnavailable("the key of PROXY headers that was made is gone")
         return found
 
-    def _noticed(self, old: object, new: object) -> None:
-        self._lookout.notice()
-
-    def _replica_noticed(self, old: object, new: object) -> None:
+    def _replica_noticed(self, *_: object) -> None:
         """What replicas know matters while one is announced."""
         record = self._record()
         if record is not None and record.early:

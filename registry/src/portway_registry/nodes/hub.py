@@ -82,6 +82,7 @@ class Hub:
         views: Views,
         grants: Grants,
         quota: Quota,
+        audit: Audit,
         now_ms: Callable[[], int],
         *,
         cluster_id: str,
@@ -110,7 +111,7 @@ class Hub:
         self._dns = dns
         self._dns_changes = GatheredChanges(_DNS_GATHERED)
         self._ports = RegionPorts(views.port_blocks, self._sessions)
-        self.front_key = FrontKey(store, views, Audit(store, now_ms), now_ms)
+        self.front_key = FrontKey(store, views, audit, now_ms)
         self._fronts = FrontLists(views, self.front_key, self._sessions, registry_name)
         self._unplaced = UnplacedTunnels(views, self._sessions, now_ms)
         self._checks = StatementChecks()

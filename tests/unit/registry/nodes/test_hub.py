@@ -27,6 +27,7 @@ from portway_registry.pki.cluster_authority import ClusterAuthority
 from portway_registry.pki.signing import Signer
 from portway_registry.pki.signing import new_key as key_pair
 from portway_registry.state import keys
+from portway_registry.state.audit import Audit
 from portway_registry.state.domain_records import StaticRecord
 from portway_registry.state.records import PortBlockRecord, ReplicaRecord, encode
 from portway_registry.state.tunnel_limits import TunnelLimits
@@ -89,6 +90,7 @@ async def hub(cluster: ViewedStore) -> AsyncIterator[Hub]:
         cluster.views,
         grants,
         Quota(limits, cluster.views.tunnels),
+        Audit(cluster.store, lambda: NOW),
         lambda: NOW,
         cluster_id="cluster",
         authority=ClusterAuthority(SIGNER.pem, SIGNER),

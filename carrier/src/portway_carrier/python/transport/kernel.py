@@ -107,36 +107,30 @@ class Mark:
 
 def bytes_acknowledged(transport: BaseTransport) -> int | None:
     """Bytes that the peer's kernel has acknowledged since the connection began; None when that is not known."""
-    if _TCP_INFO is None:
-        return None
-    with _borrowed(transport) as sock:
-        if sock is None:
-            return None
-        try:
-            raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_ACKED_AT + _BYTES_ACKED.size)
-        except OSError:
-            return None
-    if len(raw) < _BYTES_ACKED_AT + _BYTES_ACKED.size:
-        return None
-    (size,) = _BYTES_ACKED.unpack_from(raw, _BYTES_ACKED_AT)
-    return int(size)
+    return _tcp_info(transport, _BYTES_ACKED, _BYTES_ACKED_AT)
 
 
 def round_trip(transport: BaseTransport) -> float | None:
     """The shortest round trip since the connection began, in seconds; None when the platform does not report it."""
+    microseconds = _tcp_info(transport, _MIN_RTT, _MIN_RTT_AT)
+    return None if microseconds is None or microseconds in _NO_MIN_RTT else microseconds / 1e6
+
+
+def _tcp_info(transport: BaseTransport, field: struct.Struct, at: int) -> int | None:
+    """One field of the kernel's tcp_info; None when the platform or an old kernel does not have it."""
     if _TCP_INFO is None:
         return None
     with _borrowed(transport) as sock:
         if sock is None:
             return None
         try:
-            raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _MIN_RTT_AT + _MIN_RTT.size)
+            raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, at + field.size)
         except OSError:
             return None
-    if len(raw) < _MIN_RTT_AT + _MIN_RTT.size:
+    if len(raw) < at + field.size:
         return None
-    (microseconds,) = _MIN_RTT.unpack_from(raw, _MIN_RTT_AT)
-    return None if microseconds in _NO_MIN_RTT else microseconds / 1e6
+    value: int = field.unpack_from(raw, at)[0]
+    return value
 
 
 def keep_alive(sock: socket.socket) -> None:
