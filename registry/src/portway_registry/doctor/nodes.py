@@ -108,6 +108,18 @@ def _reach(node: NodeInfo) -> list[Finding]:
                 "Repeat `portway-admin doctor` in half a minute.",
             )
         ]
+    if node.reach_failure:  # of a public address
+        return [
+            Finding(
+                "public-address-unreached",
+                Severity.WARNING,
+                node.name,
+                f"Node {node.name} is reached at {address}, not at all of its public addresses: {node.reach_failure}.",
+                "No visitor is sent to that address.",
+                f"Open port {node.port} for TCP there, at its firewall too, or correct its --public-address. Where a "
+                "balancer has the address for several nodes: --check-addresses no, at the registry.",
+            )
+        ]
     return []
 
 

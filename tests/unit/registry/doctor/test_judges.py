@@ -83,6 +83,7 @@ def test_a_healthy_cluster_has_no_finding() -> None:
     [
         ({"reach": REACH_FAILED, "reach_failure": "unreachable"}, [("node-unreached", ERROR)]),
         ({"reach": REACH_TRYING}, [("node-being-reached", NOTE)]),
+        ({"reach_failure": "in no DNS answer: 2001:db8::5, a reason"}, [("public-address-unreached", WARNING)]),
         ({"state": NODE_STATE_DRAINING}, [("node-ordered", NOTE)]),
         ({"lacking_regions": 1}, [("node-lacks-regions", ERROR)]),
         ({"lacking_regions": 1, "state": NODE_STATE_CORDONED}, [("node-lacks-regions", ERROR)]),
