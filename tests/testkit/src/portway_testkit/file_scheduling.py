@@ -24,6 +24,11 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # xdist has no t
         super().remove_node(node)
         return died_in
 
+    def _reschedule(self, node: WorkerController) -> None:
+        """Give a worker its next file, unless it still collects the tests: `schedule` is called when it has."""
+        if node in self.registered_collections:
+            super()._reschedule(node)
+
     def schedule(self) -> None:
         """Give each worker its first files, and one that takes a dead one's place as many."""
         super().schedule()
