@@ -134,6 +134,10 @@ class Outbox:
             for token_ids in _parts(list(self._revoked), _MAX_ENTRIES):
                 yield RegistryMessage(revocations=Revocations(token_ids=token_ids))
             self._revoked.clear()
+        # Before the peers, whose regions a node would else take for ones that it has no certificate for.
+        for certificates in self._zone_certificates:
+            yield RegistryMessage(zone_certificates=certificates)
+        self._zone_certificates = ()
         for part in self._peers:
             yield RegistryMessage(peers=part)
         self._peers = ()
@@ -146,9 +150,6 @@ class Outbox:
         if self._registry_fronts is not None:
             yield RegistryMessage(registry_fronts=self._registry_fronts)
             self._registry_fronts = None
-        for certificates in self._zone_certificates:
-            yield RegistryMessage(zone_certificates=certificates)
-        self._zone_certificates = ()
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None

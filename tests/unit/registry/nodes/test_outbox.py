@@ -25,7 +25,8 @@ def kinds(messages: list[RegistryMessage]) -> list[str | None]:
 
 
 async def test_the_order_makes_sense_to_a_node() -> None:
-    """Whatever order things happened in, a node hears who it is, the rules, then the news, then that it was heard."""
+    """Whatever order things happened in, a node hears who it is, the rules, then the news, then that it was heard; and
+    certificates before the nodes, by whose regions it sees which certificates it lacks."""
     outbox = Outbox()
     outbox.announced(1)
     outbox.evict([Eviction(label="a")])
@@ -37,8 +38,8 @@ async def test_the_order_makes_sense_to_a_node() -> None:
     outbox.revoke(["t"])
     outbox.settings(ClusterSettings())
     outbox.registered(Registered(lease_id=1))
-    rules = ["registered", "settings", "revocations", "peers", "port_owners"]
-    more = ["dns_records", "dns_records", "registry_fronts", "zone_certificates", "zone_certificates"]
+    rules = ["registered", "settings", "revocations", "zone_certificates", "zone_certificates", "peers", "port_owners"]
+    more = ["dns_records", "dns_records", "registry_fronts"]
     order = [*rules, *more, "evictions", "announced"]
     assert kinds(await outbox.take()) == order
 
