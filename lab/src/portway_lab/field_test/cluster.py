@@ -212,13 +212,16 @@ class FieldCluster:
         asked = self.laptop.run("portway-admin", "--json", "node", "list", environment=self._admin, check=False)
         if asked.returncode:
             return {}
-        by_name = {self.node_name(name): name for name in self.machines if name != LAPTOP.name}
+        by_name = self._machines_by_node()
         return {by_name[one["name"]]: one for one in json.loads(asked.stdout)["nodes"] if one["name"] in by_name}
 
     def node_name(self, machine: str) -> str:
         """The name of a machine's node; "" before it has one. The machine may be off."""
         file = self.machines[machine].root / "etc/portway/relay.toml"
         return str(tomllib.loads(file.read_text())["name"]) if file.exists() else ""
+
+    def _machines_by_node(self) -> dict[str, str]:
+        return {self.node_name(name): name for name in self.machines if name != LAPTOP.name}
 
     def wait_ready(self, *names: str, version: str = "") -> None:
         """Return once the nodes of machines take clients; with `version`, once they are of it."""
@@ -232,9 +235,17 @@ class FieldCluster:
                 raise ProcessFailed(f"not ready after {_READY_WITHIN:.0f} s: {', '.join(names)} of {nodes}\n{logs}")
             self.wait(_ASKED_EVERY)
 
-    def home(self) -> str:
-        """The machine that holds the tunnel of the laptop."""
-        return next(name for name, node in self.nodes().items() if int(node.get("tunnels", 0)))
+    def home(self, url: str) -> str:
+        """The machine that holds the tunnel of a URL, once a registry shows it."""
+        deadline = time.monotonic() + _READY_WITHIN
+        while True:
+            words = ("--json", "tunnel", "show", url)
+            asked = self.laptop.run("portway-admin", *words, environment=self._admin, check=False)
+            if asked.returncode == 0:
+                return self._machines_by_node()[json.loads(asked.stdout)["tunnel"]["node"]]
+            if time.monotonic() > deadline:
+                raise ProcessFailed(f"no registry shows the tunnel after {_READY_WITHIN:.0f} s: {asked.stderr}")
+            self.wait(_ASKED_EVERY)
 
     def upgrade(self, name: str, package: Path, version: str) -> None:
         """Install a newer package, whose services are started again, and wait until the node is back."""

@@ -34,7 +34,7 @@ class Stage:
 
 def home(stage: Stage) -> None:
     """The machine that holds the tunnel is switched off, and on again."""
-    machine = stage.cluster.home()
+    machine = stage.cluster.home(stage.url)
     trial = stage.load.trial(f"{machine}, the tunnel's home, is switched off")
     stage.cluster.wait(_BEFORE)
     trial.losses.append(stage.cluster.switch_off(machine))
@@ -71,7 +71,8 @@ def registry(stage: Stage) -> None:
 def region(stage: Stage) -> None:
     """All machines of the region that holds the tunnel are switched off, and on again."""
     cluster = stage.cluster
-    home_region = next(place.region for place in cluster.map.all if place.name == cluster.home())
+    machine = cluster.home(stage.url)
+    home_region = next(place.region for place in cluster.map.all if place.name == machine)
     names = [place.name for place in cluster.map.of_region(home_region) if place.name in cluster.machines]
     trial = stage.load.trial(f"the region {home_region} is lost: {', '.join(names)}")
     cluster.wait(_BEFORE)
