@@ -40,7 +40,7 @@ from portway_registry.state.audit import Audit
 from portway_registry.state.records import ReplicaRecord
 from portway_registry.state.replica import Replica, new_replica_id
 from portway_registry.state.tunnel_limits import TunnelLimits
-from portway_registry.state.views import Views
+from portway_registry.state.views import View, Views
 from portway_registry.store.contract import Store
 from portway_registry.store.open import open_store
 from portway_registry.tunnels.quota import Quota
@@ -186,7 +186,7 @@ async def _join_replicas(
     closing: Closing,
     on_failure: Callable[[BaseException], None],
 ) -> Replica:
-    """Tell the other replicas that this one lives, and what it knows."""
+    """Tell the other replicas that this one lives, and what it knows; its own view of them has it then."""
     replica_id, started = new_replica_id(), now_ms()
 
     def describe() -> ReplicaRecord:
@@ -204,7 +204,7 @@ async def _join_replicas(
     replica = Replica(store, describe, lease_seconds=config.lease_seconds)
     keeping = Tasks("this registry's record", on_failure=on_failure)
     closing += [replica.close, keeping.close]  # once nothing writes it again
-    await _once_reachable(lambda: _published(replica))
+    await _once_reachable(lambda: _published(replica, views.replicas))
     closing.append(calling(views.grant_keys.subscribe(replica.changed)))
     closing.append(calling(views.front_key.subscribe(replica.changed)))
     closing.append(calling(authority.subscribe(replica.changed)))
@@ -213,10 +213,12 @@ async def _join_replicas(
     return replica
 
 
-async def _published(replica: Replica) -> None:
-    """Publish, unless the store has no room: `run` does it then, once there is some. A registry serves without it."""
+async def _published(replica: Replica, shown: View[ReplicaRecord]) -> None:
+    """Publish and wait until it is shown, unless the store has no room: `run` publishes then, once there is some. A
+    registry serves without it."""
     try:
         await replica.publish()
+        await shown.caught_up(replica.id)
     except StoreFull as error:
         logger.warning(
             "this registry's record is not written yet, since the store is full: no key and no CA can be replaced",

@@ -2,20 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from portway_geo.position import Position
+from portway_proto.v1.admin_pb2 import GetHealthRequest
+from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_registry import server
 from portway_registry.config import Config
 from portway_registry.errors import StoreFull
 from portway_registry.server import Registry
 from portway_registry.state import keys, replica
-from portway_registry.store.contract import Write
+from portway_registry.store.contract import Entry, Write
 from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.store.open import open_store
 from portway_runtime.errors import NoThread
-from portway_testkit.clusters.registry import Pki
+from portway_testkit.clusters.registry import Pki, bearer, channel, running
+from portway_testkit.clusters.replicas import LateStore
 from portway_testkit.processes.threads import no_more_threads
 
 
@@ -110,6 +115,33 @@ async def test_a_replica_s_record_is_taken_away_when_nothing_writes_it_any_more(
     monkeypatch.setattr(replica.Replica, "close", noted_close)
     await started_once(pki.config(tmp_path))
     assert done == ["written no more", "taken away"]
+
+
+class LateUntilRead(LateStore):
+    """Hears of replicas only after one's record was looked for."""
+
+    async def get(self, key: str) -> Entry | None:
+        entry = await self.store.get(key)
+        if key.startswith(keys.REPLICAS):
+            self.release()
+        return entry
+
+
+async def test_a_replica_that_serves_knows_of_itself(pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late it hears of changes: a node that joins at once is told where registries serve nodes."""
+
+    def open_late(spec: Any, *, on_failure: Callable[[BaseException], None]) -> LateStore:
+        late = LateUntilRead(open_store(spec, on_failure=on_failure), owned=True)
+        late.hold(keys.REPLICAS)
+        return late
+
+    monkeypatch.setattr("portway_registry.cluster.open_store", open_late)
+    config = pki.config(tmp_path)
+    async with running(config) as registry, channel(registry.address, pki.ca) as public:
+        assert config.admin_token_file is not None
+        shown = bearer(config.admin_token_file.read_text().strip())
+        told = await AdminStub(public).GetHealth(GetHealthRequest(), metadata=shown)
+    assert [one.answers for one in told.replicas] == [True]
 
 
 async def started_once(config: Config) -> None:
