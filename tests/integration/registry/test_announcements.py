@@ -18,7 +18,7 @@ from portway_proto.wire.statements import SigningKey
 from portway_registry.server import Registry
 from portway_registry.state.views import TunnelView
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.node_stream import stream
+from portway_testkit.clusters.node_stream import all_known, stream
 from portway_testkit.clusters.registry import PATIENCE, Pki, channel
 from portway_testkit.signers import label_of
 
@@ -69,7 +69,9 @@ async def test_the_store_is_asked_for_labels_at_a_bounded_rate(
         channel(registry.mesh_address, pki.ca, pki.node("lon-1"), mesh=True) as mesh,
         channel(registry.mesh_address, pki.ca, pki.node("nrt-1"), mesh=True) as other,
     ):
+        await all_known(node)
         await node.announce(tunnel, of=[client])
+        assert await admin.tunnels() == {tunnel.label: ("fra-1", 1)}  # the replica's memory has it then
         monkeypatch.setattr(TunnelView, "read", counted)
         request = ResolveRequest(label=tunnel.label, current=True)
         for _ in range(LOOKS_BURST + 300):
@@ -90,10 +92,12 @@ async def test_many_labels_are_answered_in_their_order(registry: Registry, pki: 
         stream(registry, pki) as node,
         channel(registry.mesh_address, pki.ca, pki.node("lon-1")) as mesh,
     ):
+        await all_known(node)
         await node.announce(held, let_go, of=[client])
         await node.announce(withdrawn=(let_go,))
+        assert await admin.tunnels() == {held.label: ("fra-1", 1)}
         labels = ["a" * 16, let_go.label, held.label]
-        async with asyncio.timeout(PATIENCE):  # the registry answers from memory, which follows the store
+        async with asyncio.timeout(PATIENCE):  # presences have a copy of their own in the registry's memory
             while not (told := await MeshStub(mesh).ResolveMany(ResolveManyRequest(labels=labels))).answers[2].presence:
                 pass
         assert [(one.tunnel.label, one.node.name, bool(one.presence)) for one in told.answers] == [
@@ -168,6 +172,7 @@ async def test_a_token_has_no_more_tunnels_than_its_quota(registry: Registry, pk
     async with stream(registry, pki) as node, stream(registry, pki, "lon-1") as other:
         await node.announce(first, second, of=[one])
         await other.announce(third, of=[two])
+        await other.until(lambda: other.evicted)  # once the replica shows the first two
         assert other.evicted == [(third.label, 1, EVICTION_REASON_QUOTA)]
         assert set(await admin.tunnels()) == {first.label, second.label}
         await node.announce(withdrawn=(first,))
@@ -184,6 +189,7 @@ async def test_a_tenant_has_no_more_tunnels_than_its_quota(registry: Registry, p
         await node.announce(first, of=[one])
         await other.announce(second, of=[two])
         await node.announce(third, of=[three])
+        await node.until(lambda: node.evicted)  # once the replica shows the first two
         assert node.evicted == [(third.label, 1, EVICTION_REASON_QUOTA)]
         assert set(await admin.tunnels()) == {first.label, second.label}
         await admin.set_quota("demo", 1)

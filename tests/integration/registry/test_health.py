@@ -1,5 +1,6 @@
 """Whether a registry serves: gRPC health on both ports, /healthz and /metrics for operators."""
 
+import asyncio
 from pathlib import Path
 
 import aiohttp
@@ -15,9 +16,10 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_registry.errors import ConfigError
 from portway_registry.server import Registry
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.node_stream import NodeStream, all_known
 from portway_testkit.clusters.registry import (
     LOOPBACK,
+    PATIENCE,
     Pki,
     bearer,
     channel,
@@ -100,8 +102,12 @@ async def test_metrics_count_calls_nodes_and_tunnels(pki: Pki, tmp_path: Path, s
             await HealthStub(public).Check(health_pb2.HealthCheckRequest())
             async with session.get(f"http://{registry.metrics_address}/healthz") as answer:
                 assert (answer.status, await answer.text()) == (200, "ok\n")
-            async with session.get(f"http://{registry.metrics_address}/metrics") as answer:
-                page = await answer.text()
+            await all_known(node)
+            page = ""
+            async with asyncio.timeout(PATIENCE):  # counted in the registry's memory, which follows the store
+                while "portway_registry_tunnels 1.0" not in page:
+                    async with session.get(f"http://{registry.metrics_address}/metrics") as answer:
+                        page = await answer.text()
     assert 'portway_registry_calls_total{code="OK",method="/grpc.health.v1.Health/Check"} 1.0' in page
     assert 'portway_registry_nodes{region="fra"} 1.0' in page
     assert "portway_registry_tunnels 1.0" in page

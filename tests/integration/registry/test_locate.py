@@ -12,7 +12,7 @@ from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY
 from portway_registry.server import Registry
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.node_stream import NodeStream, all_known
 from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, channel, node_info
 from portway_testkit.signers import now_ms
 
@@ -56,12 +56,6 @@ def at(registry: Registry, pki: Pki, name: str, **more: Any) -> NodeStream:
     region, latitude, longitude = PLACES[name]
     info = node_info(name, region, latitude=latitude, longitude=longitude, **more)
     return NodeStream(registry.mesh_address, pki, info)
-
-
-async def all_known(*nodes: NodeStream) -> None:
-    names = {node.info.name for node in nodes}
-    for node in nodes:
-        await node.until(lambda: names <= node.peers)
 
 
 async def test_the_nearest_node_comes_first(registry: Registry, pki: Pki, client: Client) -> None:
@@ -142,6 +136,7 @@ async def test_a_grant_says_whose_it_is_and_is_checked_with_published_keys(
 ) -> None:
     """Grants of Locate and Renew verify, by their kid, with what nodes were told; they name tenant, token and quota."""
     async with at(registry, pki, "fra-1") as node:
+        await all_known(node)
         settings = await node.until(lambda: node.settings)
         answer = await client.locate()
         assert answer.cluster_ca == pki.ca.read_bytes()
@@ -168,6 +163,7 @@ async def test_a_full_quota_is_told(registry: Registry, pki: Pki, client: Client
     await admin.set_quota("demo", 1)
     holder = await admin.client()
     async with at(registry, pki, "fra-1") as node:
+        await all_known(node)
         await client.locate(new_tunnels=1)
         await node.announce(holder.tunnel("fra-1"), of=[holder])
         await admin.tunnels()  # the replica's view shows the tunnel then
@@ -179,7 +175,8 @@ async def test_a_full_quota_is_told(registry: Registry, pki: Pki, client: Client
 
 async def test_a_token_just_made_is_good_at_once(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """CreateToken answers when the token works: a client that starts right after it is let in."""
-    async with at(registry, pki, "fra-1"), channel(registry.address, pki.ca) as public:
+    async with at(registry, pki, "fra-1") as node, channel(registry.address, pki.ca) as public:
+        await all_known(node)
         for _ in range(5):
             client = Client(public, (await admin.new_token()).token)
             assert await client.names() == ["fra-1"]
@@ -190,6 +187,7 @@ async def test_a_client_is_told_what_it_signs_for_and_by_what_time(
 ) -> None:
     """The cluster's id, and the registry's clock; Renew tells the clock again."""
     async with at(registry, pki, "fra-1") as node:
+        await all_known(node)
         settings = await node.until(lambda: node.settings)
         answer = await client.locate()
         assert answer.cluster_id == settings.cluster_id

@@ -16,7 +16,7 @@ from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_runtime.tasks import Tasks
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.node_stream import NodeStream, StreamEnded, stream
+from portway_testkit.clusters.node_stream import NodeStream, StreamEnded, all_known, stream
 from portway_testkit.clusters.registry import (
     PATIENCE,
     Pki,
@@ -100,10 +100,11 @@ async def test_a_lease_that_is_another_node_s_is_not_resumed(registry: Registry,
 
 async def test_a_newer_session_replaces_the_older(registry: Registry, pki: Pki, admin: AdminCaller) -> None:
     """A node that registers again ends its own older stream at once; it is known once."""
-    async with stream(registry, pki) as older, stream(registry, pki):
+    async with stream(registry, pki) as older, stream(registry, pki) as newer:
         ended = await older.ended()
         assert ended.code is StatusCode.ABORTED
         assert "newer session" in ended.details
+        await all_known(newer)
         assert await admin.nodes() == ["fra-1"]
 
 

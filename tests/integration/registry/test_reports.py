@@ -21,7 +21,7 @@ from portway_registry.placement.round_trips import QUORUM
 from portway_registry.server import Registry
 from portway_registry.services.discovery import SURVEY_BURST
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.node_stream import NodeStream, all_known
 from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, node_info
 
 # The kit's GeoIP file has loopback in Frankfurt.
@@ -58,12 +58,6 @@ async def clients(public: grpc.aio.Channel, admin: AdminCaller) -> list[Client]:
 @pytest.fixture
 def node(registry: Registry, pki: Pki) -> Callable[..., NodeStream]:
     return lambda name, **more: NodeStream(registry.mesh_address, pki, node_info(name, **more))
-
-
-async def all_known(*nodes: NodeStream) -> None:
-    names = {node.info.name for node in nodes}
-    for node in nodes:
-        await node.until(lambda: names <= node.peers)
 
 
 def trip(node: str, ms: float, *, at_least: bool = False) -> RoundTrip:
@@ -153,7 +147,8 @@ async def test_a_survey_has_every_node_and_says_how_the_registry_sees_the_client
 
 async def test_surveys_are_bounded(node: Callable[..., NodeStream], clients: list[Client]) -> None:
     """A token that asks too often is told so; another one is answered."""
-    async with node("fra-1", **FRANKFURT):
+    async with node("fra-1", **FRANKFURT) as frankfurt:
+        await all_known(frankfurt)
 
         async def again_and_again() -> None:
             for _ in range(10 * int(SURVEY_BURST)):

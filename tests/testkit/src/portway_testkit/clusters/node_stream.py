@@ -261,6 +261,14 @@ class NodeStream:
         self._changed.set()
 
 
+async def all_known(*nodes: NodeStream) -> None:
+    """Wait until the replica of each of these nodes shows all of them: a replica shows a moment late what is in the
+    store, where a node is once it is registered."""
+    names = {node.info.name for node in nodes}
+    for node in nodes:
+        await node.until(lambda: names <= node.peers)
+
+
 def stream(registry: Registry, pki: Pki, name: str = "fra-1", **more: Any) -> NodeStream:
     """The stream of a node that describes itself as usual."""
     return NodeStream(registry.mesh_address, pki, node_info(name), **more)
