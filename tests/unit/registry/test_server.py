@@ -15,12 +15,12 @@ from portway_registry.config import Config
 from portway_registry.errors import StoreFull
 from portway_registry.server import Registry
 from portway_registry.state import keys, replica
-from portway_registry.store.contract import Entry, Write
+from portway_registry.store.contract import Write
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.store.open import open_store
 from portway_runtime.errors import NoThread
 from portway_testkit.clusters.registry import Pki, bearer, channel, running
-from portway_testkit.clusters.replicas import LateStore
+from portway_testkit.clusters.replicas import LateUntilRead
 from portway_testkit.processes.threads import no_more_threads
 
 
@@ -117,20 +117,10 @@ async def test_a_replica_s_record_is_taken_away_when_nothing_writes_it_any_more(
     assert done == ["written no more", "taken away"]
 
 
-class LateUntilRead(LateStore):
-    """Hears of replicas only after one's record was looked for."""
-
-    async def get(self, key: str) -> Entry | None:
-        entry = await self.store.get(key)
-        if key.startswith(keys.REPLICAS):
-            self.release()
-        return entry
-
-
 async def test_a_replica_that_serves_knows_of_itself(pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However late it hears of changes: a node that joins at once is told where registries serve nodes."""
 
-    def open_late(spec: Any, *, on_failure: Callable[[BaseException], None]) -> LateStore:
+    def open_late(spec: Any, *, on_failure: Callable[[BaseException], None]) -> LateUntilRead:
         late = LateUntilRead(open_store(spec, on_failure=on_failure), owned=True)
         late.hold(keys.REPLICAS)
         return late

@@ -7,13 +7,13 @@ Here: giving an order and taking it back. Not here: how nodes learn of it.
 import logging
 from collections.abc import Callable
 
-from portway_registry.errors import InvalidRequest, NotFound
-from portway_registry.names import check_node
+from portway_registry.errors import InvalidRequest, NotFound, StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import Order, OrderRecord, encode
 from portway_registry.state.views import View, Views
 from portway_registry.store.contract import Store
+from portway_registry.store.update import TRIES, revision_of
 from portway_registry.tunnels.port_blocks import release_blocks
 
 logger = logging.getLogger(__name__)
@@ -43,26 +43,38 @@ class OperatorOrders:
 
         Raises NotFound for an unknown node, InvalidRequest, StoreUnavailable.
         """
-        views = self._views
-        identity = views.identities.get(node)
-        if identity is None and node not in views.nodes.items and node not in views.orders.items:
-            raise NotFound(f"no node {node!r} is known: see `portway-admin node list`")
-        if identity is not None and order is not Order.REMOVE and is_removed(views.orders, node):
-            raise InvalidRequest(
-                f"node {node} was removed: invite it anew (`portway-admin node invite --region {identity.region} "
-                f"--name {node}`)"
-            )
-        if order in (Order.CORDON, Order.DRAIN) and is_removed(views.orders, node):
-            raise InvalidRequest(f"node {node} was removed: only `portway-admin node serve {node}` takes that back")
-        if order is None:
-            await self._store.delete(keys.order(check_node(node)))
+        for _ in range(TRIES):
+            if await self._written(node, order):
+                break
         else:
-            await self._store.put(keys.order(check_node(node)), encode(OrderRecord(node, order, self._now_ms())))
+            raise StoreUnavailable("the node's order changed at each try to write it")
         if order is Order.REMOVE:
             entry = await self._store.get(keys.node(node))
             if entry is not None:
                 await self._store.revoke_lease(entry.lease)  # its tunnels have the same lease
-            await release_blocks(self._store, views, node, self._now_ms())
-        await views.orders.caught_up(node)
+            await release_blocks(self._store, self._views, node, self._now_ms())
+        await self._views.orders.caught_up(node)
         logger.info("node ordered", extra={"node": node, "order": order or "serve"})
         await self._audit.add_done(by, f"node.{order or 'serve'}", node)
+
+    async def _written(self, node: str, order: Order | None) -> bool:
+        """Write the order, unless the one before has changed meanwhile. Decided by what the store has: a node that has
+        just registered is known, and one that another replica has just removed stays removed."""
+        views, key = self._views, keys.order(node)
+        await views.identities.caught_up(node)
+        await views.nodes.caught_up(node)
+        identity, entry = views.identities.get(node), await self._store.get(key)
+        if identity is None and entry is None and node not in views.nodes.items:
+            raise NotFound(f"no node {node!r} is known: see `portway-admin node list`")
+        before = None if entry is None else views.orders.decode(entry)
+        was_removed = before is not None and before.order is Order.REMOVE
+        if was_removed and identity is not None and order is not Order.REMOVE:
+            raise InvalidRequest(
+                f"node {node} was removed: invite it anew (`portway-admin node invite --region {identity.region} "
+                f"--name {node}`)"
+            )
+        if was_removed and order in (Order.CORDON, Order.DRAIN):
+            raise InvalidRequest(f"node {node} was removed: only `portway-admin node serve {node}` takes that back")
+        if order is None:
+            return entry is None or await self._store.delete(key, expected=entry.modified)
+        return await self._store.put(key, encode(OrderRecord(node, order, self._now_ms())), expected=revision_of(entry))

@@ -14,7 +14,7 @@ import pytest
 from portway_registry.config import Config
 from portway_registry.server import Registry
 from portway_registry.state import keys
-from portway_registry.store.contract import Event, Revision, Store
+from portway_registry.store.contract import Entry, Event, Revision, Store
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.store.open import open_store
 from portway_runtime.endpoints import Endpoint, parse_endpoint
@@ -61,6 +61,18 @@ class LateStore:
         """Close the other store, if it is this one's."""
         if self._owned:
             await self.store.close()
+
+
+class LateUntilRead(LateStore):
+    """Holds back until somebody reads the key of a record that it holds back: it is late for whoever decides by memory
+    alone."""
+
+    async def get(self, key: str) -> Entry | None:
+        """As Store.get."""
+        entry = await self.store.get(key)
+        if any(key.startswith(held) for held in self._held):
+            self.release()
+        return entry
 
 
 class Replicas:
