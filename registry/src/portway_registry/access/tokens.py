@@ -132,7 +132,7 @@ class Tokens:
                 raise NotFound(f"no token {token_id!r} is known: see `portway-admin token list`")
             if record.revoked_at_ms:
                 return Decision((record, False))
-            self._require_other_admin(record)
+            await self._require_other_admin(record)
             revoked = msgspec.structs.replace(record, revoked_at_ms=self._now_ms())
             return Decision((revoked, True), encode(revoked))
 
@@ -163,16 +163,18 @@ class Tokens:
         entry = await self._unknown.get(keys.token(token_id))
         return None if entry is None else self._known.decode(entry)
 
-    def _require_other_admin(self, record: TokenRecord) -> None:
-        """Raises InvalidRequest for the last admin token: without one the cluster could not be administered."""
+    async def _require_other_admin(self, record: TokenRecord) -> None:
+        """Raises InvalidRequest for the last admin token: without one the cluster could not be administered. The store
+        is asked, since another replica may have revoked another one just now."""
         if record.role is not Role.ADMIN:
             return
-        others = (
-            token
+        others = [
+            token.id
             for token in self._known.values()
             if token.role is Role.ADMIN and not token.revoked_at_ms and token.id != record.id
-        )
-        if next(others, None) is None:
+        ]
+        stored = await self._known.read(others)
+        if not any(item is not None and not item.value.revoked_at_ms for item in stored.values()):
             raise InvalidRequest(
                 "this is the last admin token: make another (`portway-admin token create --role admin`), then revoke "
                 "this one with it"

@@ -23,6 +23,7 @@ from portway_registry.state.records import Role, TokenRecord, decoder, encode
 from portway_registry.state.views import View
 from portway_registry.store.contract import Entry
 from portway_registry.store.embedded import EmbeddedStore
+from portway_testkit.clusters.replicas import LateUntilRead
 
 NOW_MS = 1_800_000_000_000
 
@@ -219,3 +220,18 @@ async def test_the_last_admin_token_stays(check: Tokens) -> None:
         await check.revoke(first.record.id, by=first.record.id)
     second = await create(check, role=Role.ADMIN)
     await check.revoke(first.record.id, by=second.record.id)
+
+
+async def test_the_last_admin_token_stays_where_the_view_is_behind(memory: EmbeddedStore) -> None:
+    """Another replica has just revoked the other one."""
+    late: Any = LateUntilRead(memory, owned=False)
+    view: View[TokenRecord] = View(late, keys.TOKENS, decoder(TokenRecord), on_failure=print)
+    first, second = made(role=Role.ADMIN), made(role=Role.ADMIN)
+    for one in (first, second):
+        await keep(memory, one.record)
+    await view.start()
+    late.hold(keys.TOKENS)
+    await keep(memory, msgspec.structs.replace(second.record, revoked_at_ms=NOW_MS))
+    with pytest.raises(InvalidRequest, match="last admin token"):
+        await tokens_of(memory, view).revoke(first.record.id, by=first.record.id)
+    await view.close()
