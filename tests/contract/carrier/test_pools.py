@@ -7,7 +7,7 @@ import socket
 import pytest
 from portway_carrier.contract import LocalService, Outcome
 from portway_carrier.errors import CarrierError, HandshakeFailed, PeerFailed
-from portway_carrier.values import DialTarget, Limits, PoolLimits, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
@@ -25,6 +25,7 @@ from portway_testkit.links.carrier_link import (
     stream_of,
     until,
 )
+from portway_testkit.waiting import PATIENCE
 
 
 async def dial(address: Endpoint) -> socket.socket:
@@ -195,19 +196,19 @@ async def test_a_server_of_another_protocol_is_no_node(raw_node: RawNodeMaker, m
 
 
 async def test_a_lane_that_comes_after_its_pool_was_retired_is_not_parked(
-    raw_node: RawNodeMaker, make_carrier: CarrierMaker
+    make_carrier: CarrierMaker, server_tls: ServerTls, client_tls: ClientTls
 ) -> None:
     """It would be closed at once, while the node has given it to a visitor that waits: that one would be reset."""
-    carrier = make_carrier()
-    node = await raw_node()
-    pool = carrier.dialling_pool(node.target, Side.ACCEPTOR, SpareSizes(quiet=1, busy=1), lambda _: None)
-    await until(lambda: pool.counts.dialling == 1)
-    pool.retire()
-    lane: RawLane = await node.lanes.get()
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        received = await lane.reader.read()
-    assert received == b""
+    carrier, node = make_carrier(), make_carrier()
+    with listener() as listening:
+        target = DialTarget(Endpoint(*listening.getsockname()), client_tls, (FrameType.PARK, b"park"))
+        pool = carrier.dialling_pool(target, Side.ACCEPTOR, SpareSizes(quiet=1, busy=1), lambda _: None)
+        sock, _ = await asyncio.get_running_loop().sock_accept(listening)
+        assert pool.counts.dialling == 1  # its handshake waits for the node's
+        pool.retire()
+        stream = node.accept(sock, server_tls)
+        await stream.ready()
+        assert await stream.first_bytes(PATIENCE) == b""
 
 
 async def test_who_retires_serves_the_open_that_crosses(raw_node: RawNodeMaker, make_carrier: CarrierMaker) -> None:
