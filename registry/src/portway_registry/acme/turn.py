@@ -7,6 +7,7 @@ is killed loses its turn when its lease ends; one that is cut off from the store
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from portway_runtime.backoff import jittered
@@ -25,6 +26,15 @@ _REFRESHES: Final = 3
 _SAFE_SHARE: Final = 0.8
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A turn that was taken. asked_at: when its lease was asked for, on the loop's clock; it has not ended earlier than
+    its length after that."""
+
+    lease: LeaseId
+    asked_at: float
+
+
 class Turn:
     """The turn to do something, which one replica has."""
 
@@ -39,30 +49,31 @@ class Turn:
     async def run(self, work: Callable[[], Awaitable[object]]) -> NoReturn:
         """Do `work` whenever it is this replica's turn, for ever: it is cancelled when the turn is lost."""
         while True:
-            lease = await self._take()
-            if lease is not None:
+            taken = await self._take()
+            if taken is not None:
                 logger.info("this registry obtains certificates from now on")
                 try:
-                    await self._do(work, lease)
+                    await self._do(work, taken)
                 finally:
                     self.held = False
-                    await self._give_up(lease)
+                    await self._give_up(taken.lease)
             await asyncio.sleep(jittered(min(_LOOK_EVERY, self._lease_seconds / _REFRESHES)))
 
-    async def _take(self) -> LeaseId | None:
-        """The lease of the turn; None while another replica has it or the store cannot be reached."""
+    async def _take(self) -> _Taken | None:
+        """The turn; None while another replica has it or the store cannot be reached."""
         try:
             if await self._store.get(self._key) is not None:
                 return None
+            asked_at = asyncio.get_running_loop().time()
             lease = await self._store.grant_lease(self._lease_seconds)
             if await self._store.put(self._key, self._replica.encode(), expected=ABSENT, lease=lease):
-                return lease
+                return _Taken(lease, asked_at)
             await self._store.revoke_lease(lease)
         except (StoreUnavailable, LeaseLost) as error:
             logger.info("no turn to obtain certificates", extra={"reason": str(error)})
         return None
 
-    async def _do(self, work: Callable[[], Awaitable[object]], lease: LeaseId) -> None:
+    async def _do(self, work: Callable[[], Awaitable[object]], taken: _Taken) -> None:
         """Until the turn is lost. What `work` raises ends it, too."""
         self.held = True
         working = Tasks("obtaining certificates")
@@ -71,7 +82,7 @@ class Turn:
             await work()
 
         async def keep() -> None:
-            await self._keep(lease)
+            await self._keep(taken)
 
         try:
             tasks = [working.spawn(do(), name="work"), working.spawn(keep(), name="keep the turn")]
@@ -81,22 +92,22 @@ class Turn:
         finally:
             await working.close()
 
-    async def _keep(self, lease: LeaseId) -> None:
-        """Refresh the lease; returns when it is lost, or may be."""
+    async def _keep(self, taken: _Taken) -> None:
+        """Refresh the lease; returns when it is lost, or may be soon."""
         loop = asyncio.get_running_loop()
-        refreshed = loop.time()
-        while True:
-            await asyncio.sleep(self._lease_seconds / _REFRESHES)
-            asked = loop.time()
+        safe_for = self._lease_seconds * _SAFE_SHARE
+        safe_until = taken.asked_at + safe_for
+        while (left := safe_until - loop.time()) > 0:
+            await asyncio.sleep(min(self._lease_seconds / _REFRESHES, left))
+            asked_at = loop.time()
             try:
-                async with asyncio.timeout_at(refreshed + self._lease_seconds * _SAFE_SHARE):
-                    await self._store.keep_lease(lease)
-                refreshed = asked
+                async with asyncio.timeout_at(safe_until):
+                    await self._store.keep_lease(taken.lease)
+                safe_until = asked_at + safe_for
             except LeaseLost:
                 break
             except (StoreUnavailable, TimeoutError):
-                if loop.time() >= refreshed + self._lease_seconds * _SAFE_SHARE:
-                    break
+                continue
         logger.warning("the turn to obtain certificates is lost")
 
     async def _give_up(self, lease: LeaseId) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from portway_registry.acme.turn import Turn
 from portway_registry.errors import StoreUnavailable
-from portway_registry.store.contract import Store
+from portway_registry.store.contract import Entry, Store
 from portway_registry.store.open import open_store
 from portway_registry.store.spec import parse_store
 from portway_runtime.tasks import Tasks
@@ -23,14 +23,19 @@ class Flaky:
         self.store = store
         self.away = False
         self.is_behind = False  # it shows no key
+        self.refuses = ""  # the one call that fails
+        self.put_takes = 0.0  # seconds until it answers
 
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: Any, **more: Any) -> Any:
-            if self.away:
+            if self.away or name == self.refuses:
                 raise StoreUnavailable("away")
             if self.is_behind and name == "get":
                 return None
-            return await getattr(self.store, name)(*arguments, **more)
+            answer = await getattr(self.store, name)(*arguments, **more)
+            if name == "put":
+                await asyncio.sleep(self.put_takes)
+            return answer
 
         return call
 
@@ -43,6 +48,7 @@ class Replicas:
         self.turns = [Turn(one, KEY, f"replica {number}", lease_seconds=1) for number, one in enumerate(self.stores)]
         self.working: set[int] = set()
         self.most = 0
+        self.left: list[Entry | None] = []  # the key, when a work was over
         self.tasks = [Tasks(f"replica {number}") for number in range(2)]
 
     def start(self, number: int) -> None:
@@ -53,6 +59,7 @@ class Replicas:
                 await asyncio.Event().wait()
             finally:
                 self.working.discard(number)
+                self.left.append(await self.stores[number].store.get(KEY))
 
         self.tasks[number].spawn(self.turns[number].run(work), name="take turns")
 
@@ -108,6 +115,19 @@ async def test_one_that_is_cut_off_stops_before_another_begins(replicas: Replica
     replicas.stores[0].away = False
     await replicas.tasks[1].close()
     await until(lambda: replicas.working == {0})
+
+
+@pytest.mark.parametrize("put_takes", [0.0, 0.3])
+async def test_one_whose_refreshes_are_refused_stops_before_its_lease_ends(
+    replicas: Replicas, put_takes: float
+) -> None:
+    """They are refused at once, and not only unanswered; and the lease began before the turn did, where the store is
+    slow."""
+    replicas.stores[0].refuses = "keep_lease"
+    replicas.stores[0].put_takes = put_takes
+    replicas.start(0)
+    await until(lambda: bool(replicas.left))
+    assert replicas.left[0] is not None
 
 
 async def test_a_lease_that_is_lost_ends_the_work(replicas: Replicas) -> None:
