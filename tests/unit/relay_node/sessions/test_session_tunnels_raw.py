@@ -18,13 +18,15 @@ from portway_runtime.clocks import utc_now
 from portway_testkit.fakes.node_sessions import Client, NodeSessions, new_key
 from portway_testkit.links.carrier_link import until
 from portway_testkit.signers import label_of
+from portway_testkit.waiting import PATIENCE
 
 MakeNode = Callable[..., NodeSessions]
 
 
 @pytest.fixture
-async def ears(node: NodeSessions) -> asyncio.Future[None]:
-    """A sibling that has not said yet that it listens."""
+async def ears(node: NodeSessions, monkeypatch: pytest.MonkeyPatch) -> asyncio.Future[None]:
+    """A sibling that has not said yet that it listens, and that is waited for."""
+    monkeypatch.setattr(region_addresses, "SIBLINGS_LISTEN_TIME", PATIENCE)
     node.region.waiting.append(asyncio.get_running_loop().create_future())
     return node.region.waiting[0]
 
@@ -49,10 +51,9 @@ def empty(node: NodeSessions) -> None:
 
 
 async def test_bound_waits_until_siblings_listen(
-    node: NodeSessions, key: SigningKey, ears: "asyncio.Future[None]", monkeypatch: pytest.MonkeyPatch
+    node: NodeSessions, key: SigningKey, ears: "asyncio.Future[None]"
 ) -> None:
     """The tunnel is there at once, and announced: only its client hears of it later."""
-    monkeypatch.setattr(region_addresses, "SIBLINGS_LISTEN_TIME", 30.0)
     client = await node.attach()
     client.ask(key, unencrypted=True)
     await until(lambda: node.tunnels.live(label_of(key)) is not None)
@@ -63,8 +64,11 @@ async def test_bound_waits_until_siblings_listen(
     assert (await client.bound()).unencrypted_port
 
 
-async def test_bound_does_not_wait_long(node: NodeSessions, key: SigningKey, ears: "asyncio.Future[None]") -> None:
+async def test_bound_does_not_wait_long(
+    node: NodeSessions, key: SigningKey, ears: "asyncio.Future[None]", monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sibling that says nothing is not waited for."""
+    monkeypatch.setattr(region_addresses, "SIBLINGS_LISTEN_TIME", 0.02)
     client = await node.attach()
     client.ask(key, unencrypted=True)
     await answered(client)
@@ -80,10 +84,9 @@ async def test_a_tunnel_without_a_raw_port_waits_for_nobody(
 
 
 async def test_other_requests_are_answered_meanwhile(
-    node: NodeSessions, key: SigningKey, ears: "asyncio.Future[None]", monkeypatch: pytest.MonkeyPatch
+    node: NodeSessions, key: SigningKey, ears: "asyncio.Future[None]"
 ) -> None:
     """One that waits stops nobody."""
-    monkeypatch.setattr(region_addresses, "SIBLINGS_LISTEN_TIME", 30.0)
     client = await node.attach()
     client.ask(key, unencrypted=True)
     await client.bind(new_key())
