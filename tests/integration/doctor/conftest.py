@@ -24,6 +24,7 @@ def make_mesh(tmp_path: Path) -> Iterator[MakeMesh]:
             given = {"geoip": loopback_geoip(tmp_path / "geo.mmdb"), "max_connections": 64} | settings
             cluster = stack.enter_context(Cluster(tmp_path, plans, store=store, settings=given))
             eventually(lambda: connected(cluster))
+            eventually(lambda: len(cluster.admin.nodes()) == len(plans))
             return cluster
 
         yield make

@@ -178,6 +178,7 @@ def test_so_many_wait_and_the_others_are_told(
 
     mesh.run(few_places)
     tunnel, other = bind(mesh, HOME, "silent"), bind(mesh, "fra-1", "other")
+    eventually(lambda: len(mesh.admin.tunnels()) == 2)  # the registry tells of it, whose home says nothing
     power.off()
     request = f"GET / HTTP/1.1\r\nHost: {tunnel.host}\r\nConnection: close\r\n\r\n".encode()
     visits = [crowd.submit(answer_at, mesh, at, tunnel.host, request) for at in OTHERS for _ in range(VISITORS)]

@@ -102,7 +102,7 @@ def test_what_a_node_held_before_takes_no_label(mesh: Cluster, bind: Bind, dial:
     """It shows again what its client has signed for it, or lists the claim in a presence of its own."""
     key = SigningKey()
     own, seen = moved(mesh, bind, key, home)
-    eventually(lambda: answered_by(mesh, "fra-1", own.host) == "own")
+    eventually(lambda: {answered_by(mesh, at, own.host) for at in NAMES} == {"own"})
     lane = dial("fra-1", control=True)
     for _ in range(3):
         tell(lane, seen, seen.re_signed("fra-2", own.grant.signer.cluster))

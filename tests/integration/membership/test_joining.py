@@ -72,7 +72,7 @@ def test_a_node_joins_through_another_one(start: Callable[..., Joiner]) -> None:
         joiner.enter(config)
         joined = joiner.run(config)
         eventually(lambda: joined.node._serving.passages.name == DOMAIN)
-    assert {node.name for node in joiner.cluster.admin.nodes()} == {"fra-1", "fra-2", "fra-3"}
+    eventually(lambda: {node.name for node in joiner.cluster.admin.nodes()} == {"fra-1", "fra-2", "fra-3"})
     assert first.metrics()['passages_ended_total{outcome="done"}'] == 1
 
 

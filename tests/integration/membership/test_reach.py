@@ -13,7 +13,7 @@ from portway_proto.v1 import types_pb2
 from portway_proto.v1.discovery_pb2 import LocateRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_runtime.endpoints import Endpoint
-from portway_testkit.clusters.cluster import LOOPBACK, Cluster, NodePlan
+from portway_testkit.clusters.cluster import LOOPBACK, Cluster
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.clusters.registry import SESSION_KEY
 from portway_testkit.fixtures import AsClient
@@ -66,7 +66,15 @@ def offered(cluster: Cluster, token: str) -> list[str]:
 
 
 def reach_of(cluster: Cluster, name: str) -> types_pb2.NodeInfo:
-    return next(node for node in cluster.admin.nodes() if node.name == name)
+    """The node as the registry shows it, as soon as it does: a moment after the node has registered."""
+    shown: list[types_pb2.NodeInfo] = []
+
+    def is_shown() -> bool:
+        shown[:] = [node for node in cluster.admin.nodes() if node.name == name]
+        return bool(shown)
+
+    eventually(is_shown)
+    return shown[0]
 
 
 def test_a_node_that_is_reached_is_offered_at_once(joiner: Joiner, as_client: AsClient, origin: HttpOrigin) -> None:
@@ -113,13 +121,16 @@ def test_an_address_is_looked_at_again_when_it_changes(joiner: Joiner) -> None:
     cluster = joiner.cluster
     node = joiner.join("fra-1")
     token = cluster.token()
+    assert reach_of(cluster, "fra-1").reach == types_pb2.REACH_REACHED
     assert offered(cluster, token) == ["fra-1"]
     node.stop()
     with free_port() as port:
         moved = joiner.run(dataclasses.replace(node.config, advertise=Endpoint(LOOPBACK, port)))
+        eventually(lambda: reach_of(cluster, "fra-1").port == port)
         assert offered(cluster, token) == []
         moved.stop()
     joiner.run(node.config)
+    eventually(lambda: reach_of(cluster, "fra-1").port == node.port)
     assert offered(cluster, token) == ["fra-1"]
 
 
@@ -137,13 +148,13 @@ def test_operators_may_do_without(start: Callable[..., Joiner]) -> None:
     joiner = start(check_addresses="no")
     with free_port() as port:
         joiner.join("fra-1", advertise=Endpoint(LOOPBACK, port))
+        assert reach_of(joiner.cluster, "fra-1").port == port
         assert offered(joiner.cluster, joiner.cluster.token()) == ["fra-1"]
 
 
 def test_nodes_of_a_cluster_reach_each_other(start: Callable[..., Joiner]) -> None:
     """A node that is asked by the registry tries as a client does; what it found is what counts."""
     joiner = start()
-    for plan in (NodePlan("fra-1", "fra"), NodePlan("iad-1", "iad"), NodePlan("syd-1", "syd")):
-        joiner.join(plan.name, plan.region)
-    found = {node.name: node.reach for node in joiner.cluster.admin.nodes()}
-    assert found == dict.fromkeys(("fra-1", "iad-1", "syd-1"), types_pb2.REACH_REACHED)
+    for name, region in (("fra-1", "fra"), ("iad-1", "iad"), ("syd-1", "syd")):
+        joiner.join(name, region)
+        assert reach_of(joiner.cluster, name).reach == types_pb2.REACH_REACHED
