@@ -15,11 +15,12 @@ from weakref import WeakValueDictionary
 
 from portway_proto.v1.mesh_pb2 import HeldPort, PortBlock, ReservePortsRequest, ReservePortsResponse
 
+from portway_registry.errors import StoreUnavailable
 from portway_registry.state import keys
 from portway_registry.state.records import PortBlockRecord, encode
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import ABSENT, Put, Revision, Store
-from portway_registry.store.update import revision_of
+from portway_registry.store.update import TRIES, revision_of
 
 logger = logging.getLogger(__name__)
 
@@ -135,16 +136,22 @@ class PortBlocks:
 
 
 async def release_blocks(store: Store, views: Views, node: str, now_ms: int) -> None:
-    """Free the blocks of a node that was removed, after a minute's rest. Raises StoreUnavailable."""
+    """Free the blocks of a node that was removed, after a minute's rest, all that the store has: the view may not show
+    the last ones yet. Raises StoreUnavailable."""
     record = PortBlockRecord(node, now_ms - _RESERVED_MS + _REST_AFTER_REMOVAL_MS)
-    writes = [
-        Put(keys.PORTS + item.name, encode(record), item.modified)
-        for item in views.port_blocks.items.values()
-        if item.value.node == node and item.value.asked_at_ms > record.asked_at_ms
-    ]
-    if writes:
-        await store.write(writes)
-        logger.info("port blocks released", extra={"node": node, "blocks": len(writes)})
+    for _ in range(TRIES):
+        items = [views.port_blocks.item(entry) for entry in (await store.list(keys.PORTS)).entries]
+        writes = [
+            Put(keys.PORTS + item.name, encode(record), item.modified)
+            for item in items
+            if item is not None and item.value.node == node and item.value.asked_at_ms > record.asked_at_ms
+        ]
+        if not writes:
+            return
+        if all(await store.write(writes)):
+            logger.info("port blocks released", extra={"node": node, "blocks": len(writes)})
+            return
+    raise StoreUnavailable("blocks of ports changed at each try to release them")
 
 
 def _name(region: str, first: int) -> str:

@@ -1,6 +1,6 @@
 """What operators order nodes to do: what is stored, and which orders are refused."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import IdentityRecord, Order, OrderRecord, PortBlockRecord, encode
 from portway_registry.state.views import Views
+from portway_registry.store.contract import Put, Write
 from portway_registry.store.embedded import EmbeddedStore
 from portway_testkit.clusters.registry import node_info
 from portway_testkit.clusters.replicas import LateUntilRead
@@ -173,6 +174,41 @@ async def test_removing_a_node_frees_its_raw_ports(cluster: ViewedStore, orders:
     entry = await cluster.store.get(key)
     assert entry is not None
     assert entry.value == encode(PortBlockRecord("fra-1", NOW_MS))
+    await orders.give("fra-1", Order.REMOVE, by="admin")
+    entry = await cluster.store.get(key)
+    assert entry is not None
+    assert entry.value == encode(PortBlockRecord("fra-1", NOW_MS - 24 * 3_600_000 + 60_000))
+
+
+async def test_a_block_that_was_just_reserved_is_freed_too(behind: tuple[ViewedStore, OperatorOrders]) -> None:
+    """Also before this replica has heard of it."""
+    cluster, orders = behind
+    await register(cluster)
+    hold(cluster, keys.PORTS)
+    key = keys.port_block("fra", 20_032)
+    await cluster.store.put(key, encode(PortBlockRecord("fra-1", NOW_MS)))
+    await orders.give("fra-1", Order.REMOVE, by="admin")
+    entry = await cluster.store.get(key)
+    assert entry is not None
+    assert entry.value == encode(PortBlockRecord("fra-1", NOW_MS - 24 * 3_600_000 + 60_000))
+
+
+async def test_a_block_that_is_renewed_meanwhile_is_freed_too(
+    cluster: ViewedStore, orders: OperatorOrders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node has asked for its blocks again between the look and the write."""
+    await register(cluster)
+    key, write = keys.port_block("fra", 20_032), cluster.store.write
+    renewals = [encode(PortBlockRecord("fra-1", NOW_MS + 1))]
+    await cluster.store.put(key, encode(PortBlockRecord("fra-1", NOW_MS)))
+    await settle(cluster.store, cluster.views.port_blocks.mirror)
+
+    async def write_second(writes: Sequence[Write]) -> tuple[bool, ...]:
+        if renewals and any(one.key == key for one in writes):
+            await write([Put(key, renewals.pop())])
+        return await write(writes)
+
+    monkeypatch.setattr(cluster.store, "write", write_second)
     await orders.give("fra-1", Order.REMOVE, by="admin")
     entry = await cluster.store.get(key)
     assert entry is not None
