@@ -268,11 +268,11 @@ def test_a_tunnel_that_it_takes_for_known_is_announced_again(replicas: Replicas)
     mesh.run(lambda: withdrawn(lease))
     node = mesh.run(lambda: come_back(lease))
     try:
-        assert shown(mesh, tunnel.label) == []
+        eventually(lambda: shown(mesh, tunnel.label) == [])
         replicas.release()
         mesh.run(lambda: node.until(lambda: len(node.registrations) == 2))
         mesh.run(lambda: node.announce(tunnel, of=[client], full=True))
-        assert shown(mesh, tunnel.label) == [("fra-2", 1)]
+        eventually(lambda: shown(mesh, tunnel.label) == [("fra-2", 1)])
         mesh.run(lambda: node.announce(withdrawn=(tunnel,)))
         eventually(lambda: replicas.shown(tunnel.label) == [])
         mesh.run(node.keep_alive)
