@@ -282,16 +282,23 @@ def owners(message: RegistryMessage) -> list[tuple[int, int, str]]:
 
 async def test_nodes_know_whose_their_region_s_ports_are(cluster: ViewedStore, hub: Hub) -> None:
     """At their registration, and when a block gets an owner or another one; a renewal is no news."""
-    await put_block(cluster, "fra", 20_032, "fra-1")
-    await put_block(cluster, "fra-2", 20_096, "else")
     async with node(hub, "fra-1") as one:
-        assert owners(await one.until("port_owners")) == [(20_032, 20_095, "fra-1")]
-        await put_block(cluster, "fra", 20_032, "fra-1", NOW + 1)
-        await put_block(cluster, "lon", 20_032, "lon-1")
+        assert owners(await one.until("port_owners")) == []
+        await put_block(cluster, "fra", 20_032, "fra-1")
+        assert owners(await one.until("port_owners", 2)) == [(20_032, 20_095, "fra-1")]
+        async with node(hub, "lon-1", region="lon") as far:
+            await far.until("port_owners")
+            await put_block(cluster, "fra", 20_032, "fra-1", NOW + 1)
+            await put_block(cluster, "fra-2", 20_096, "else")
+            await put_block(cluster, "lon", 20_032, "lon-1")
+            assert owners(await far.until("port_owners", 2)) == [(20_032, 20_095, "lon-1")]
         await put_block(cluster, "fra", 20_096, "fra-2")
-        assert owners(await one.until("port_owners", 2)) == [(20_032, 20_095, "fra-1"), (20_096, 20_159, "fra-2")]
+        both = [(20_032, 20_095, "fra-1"), (20_096, 20_159, "fra-2")]
+        assert owners(await one.until("port_owners", 3)) == both
+        async with node(hub, "fra-2") as other:
+            assert owners(await other.until("port_owners")) == both
         await put_block(cluster, "fra", 20_032, "fra-3")
-        assert owners(await one.until("port_owners", 3))[0] == (20_032, 20_095, "fra-3")
+        assert owners(await one.until("port_owners", 4))[0] == (20_032, 20_095, "fra-3")
 
 
 async def test_nodes_that_answer_dns_are_told_its_records(hub: Hub, cluster: ViewedStore) -> None:
