@@ -19,7 +19,7 @@ from portway_testkit.visitors.controlled_program import ControlledProgram, run_a
 from portway_testkit.visitors.visiting import connect_tls, tls_context
 
 _READ: Final = 65_536
-_RECORD: Final = 22  # bytes that TLS 1.3 adds to each record
+RECORD: Final = 22  # bytes that TLS 1.3 adds to each record
 # Seconds until a lane that was refused is dialled again.
 _PAUSE: Final = 0.05
 
@@ -81,7 +81,7 @@ class _Program:
             assert self._lane is not None
             self._read(self._lane)
             while self._sent - began < due:
-                self._sent += self._lane.send(self._frames) + _RECORD
+                self._sent += self._lane.send(self._frames) + RECORD
         except ssl.SSLWantWriteError:
             pass
         except OSError:
