@@ -78,12 +78,12 @@ class Download:
         self._socket.close()
 
     def speed(self) -> float:
-        """The speed over one round, in MB per second. Raises the error that ended the download."""
+        """The speed over one round, in MB per second, above 0. Raises the error that ended the download."""
         began, before = time.monotonic(), self._checked.read
         time.sleep(_ROUND)
         if self._wrong is not None:
             raise self._wrong
-        return (self._checked.read - before) / (time.monotonic() - began) / 1e6
+        return max(self._checked.read - before, 1) / (time.monotonic() - began) / 1e6
 
     def _run(self) -> None:
         room = memoryview(bytearray(len(_BLOCK)))
@@ -149,7 +149,9 @@ def besiege(
         during()
         reins.rest()
         quiet.append(_settled(download))
-        ratios.append(attacked[-1] / statistics.mean(quiet[-2:]))
+        # Where neighbours take the processors the two may differ by a factor: halfway between them is their geometric
+        # mean. Their sum is that of the higher one, and an attack that costs nothing would seem to slow the download.
+        ratios.append(attacked[-1] / statistics.geometric_mean(quiet[-2:]))
     return Figures(
         statistics.median(quiet), statistics.median(attacked), statistics.median(ratios), memory_before, memory_most
     )
