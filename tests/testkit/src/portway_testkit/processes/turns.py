@@ -2,6 +2,8 @@
 
 import subprocess
 
+from portway_testkit.waiting import PATIENCE
+
 # What the programs begin with: they and their test tell each other when to go on.
 PREAMBLE = """
 import os, signal, sys, threading, time
@@ -32,7 +34,7 @@ def check(child):
 
 def ended(program: "subprocess.Popen[str]", code: int = 0) -> str:
     """Wait for its end, which is not far; what it wrote to standard error."""
-    out, errors = program.communicate(timeout=20)
+    out, errors = program.communicate(timeout=PATIENCE)
     assert program.returncode == code, (program.returncode, out, errors)
     return errors
 
