@@ -17,7 +17,7 @@ from portway_lab.cluster import portway as programs
 from portway_lab.cluster.portway import NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes, Restartable
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.hung_replica import HANG
+from portway_testkit.clusters.hung_replica import HANG, PROGRAM
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.connect_proxy import ConnectProxy
 from portway_testkit.visitors.origins import HttpOrigin
@@ -25,7 +25,6 @@ from portway_testkit.visitors.recovery import serves
 
 NODES = (NodePlan("fra-1", "fra", 50.1, 8.7),)
 PORTWAY_ADMIN = (Path(sys.executable).with_name("portway-admin"),)
-PROGRAM = (sys.executable, "-m", "portway_testkit.clusters.hung_replica")
 # Seconds. A node gives a registry ten to register it; an operator waits three for one of several.
 REGISTERED_WITHIN = 10.0
 TOLD_WITHIN = 3.0

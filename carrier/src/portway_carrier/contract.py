@@ -14,7 +14,7 @@ Cancelling `Stream.ready` or `Stream.first_bytes` ends only the wait. `Carrier.c
 
 import socket
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -250,10 +250,13 @@ class PassageEnd:
 
     answered: whether a byte came back. If none did, and the far end was lost, ended or was silent, `visitor` is handed
     back with nothing lost: to be passed on elsewhere, finished or aborted. It is None when it left meanwhile.
+    silence: seconds for which the far end, which had answered before, had sent nothing when the visitor ended or was
+        lost; 0 when the far end was the first to end.
     """
 
     answered: bool
     visitor: "Stream | None" = None
+    silence: float = field(default=0.0, compare=False)
 
 
 class Passage(Protocol):
@@ -267,6 +270,11 @@ class Passage(Protocol):
     @property
     def bytes_out(self) -> int:
         """Bytes to the visitor so far."""
+        ...
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the far end has sent something; 0 before it has."""
         ...
 
     def close(self) -> None:
@@ -412,7 +420,8 @@ class Carrier(Protocol):
         directions have ended. It is no visit. Both streams are ready, and without TLS. `ended` is called once.
 
         Until a byte comes back, what the visitor sends is kept, at most about MAX_KEPT, and then it is not read. If the
-        far end is lost or ends before, or says nothing for `within` seconds, the visitor is handed back."""
+        far end is lost or ends before, or says nothing for `within` seconds, the visitor is handed back. Afterwards the
+        passage is over, too, when the visitor has ended and the far end has sent nothing for two seconds."""
         ...
 
     def finish(self, stream: Stream, data: bytes) -> None:

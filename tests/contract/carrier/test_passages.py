@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -75,6 +76,14 @@ class Stage:
         return self.wires[-1]
 
 
+def close_in_order(wire: Wire) -> None:
+    wire.writer.write_eof()
+
+
+def break_off(wire: Wire) -> None:
+    wire.writer.transport.abort()
+
+
 @pytest.fixture
 async def stage(make_carrier: CarrierMaker) -> AsyncIterator[Stage]:
     stage = Stage(make_carrier())
@@ -113,6 +122,40 @@ async def test_a_server_may_end_first(stage: Stage) -> None:
     near.writer.write_eof()
     assert await far.reader.read() == b"late"
     assert await stage.end() == PassageEnd(answered=True)
+
+
+@pytest.mark.parametrize("leave", [close_in_order, break_off])
+async def test_a_visitor_that_leaves_a_silent_far_end_is_not_waited_for(
+    stage: Stage, leave: Callable[[Wire], None]
+) -> None:
+    """Its silence is told, and the passage is over, though the far end's connection is open."""
+    near, far, _ = await stage.passed()
+    near.writer.write(b"call")
+    assert await far.reader.readexactly(4) == b"call"
+    await asyncio.sleep(0.1)  # its patience
+    leave(near)
+    end = await stage.end()
+    assert end.answered
+    assert end.silence > 0.05
+    with suppress(ConnectionError):
+        assert await far.reader.read() == b""
+
+
+async def test_a_visitor_that_ends_its_side_gets_what_is_still_coming(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as something comes; the far end's silence was none when the visitor ended."""
+    monkeypatch.setattr("portway_carrier.python.visits.passed_on._LEFT", 0.2)
+    near, far, _ = await stage.passed()
+    near.writer.write_eof()
+    assert await far.reader.read() == b""
+    for _ in range(10):  # for longer than that together
+        far.writer.write(b"more")
+        assert await near.reader.readexactly(4) == b"more"
+        await asyncio.sleep(0.05)
+    far.writer.close()
+    assert await near.reader.read() == b""
+    assert (await stage.end()).silence < 0.2
 
 
 async def _lost(stream: Stream) -> None:

@@ -4,8 +4,9 @@ Here: that knowledge, and the order. Not here: measuring (measuring.py), connect
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from portway_proto.v1.mesh_pb2 import RegistryFronts
@@ -31,6 +32,9 @@ class Front:
     address: Endpoint
     round_trip: float | None = None
     away_until: float = 0.0
+
+
+_NOWHERE: Final[Mapping[Front, float]] = MappingProxyType({})
 
 
 class Fronts:
@@ -67,13 +71,14 @@ class Fronts:
         for changed in self._subscribers:
             changed()
 
-    def in_order(self) -> list[Front]:
-        """All of them, the first to be tried first: those that answer, the nearest first."""
+    def in_order(self, silent_at: Mapping[Front, float] = _NOWHERE) -> list[Front]:
+        """All of them, the first to be tried first: those that answer, the nearest first. silent_at: when some of them
+        have not answered the caller; they come after the others, the latest at the end."""
         now = self._clock()
 
-        def rank(front: Front) -> tuple[bool, float, bool]:
+        def rank(front: Front) -> tuple[bool, float, float, bool]:
             far = float("inf") if front.round_trip is None else front.round_trip // _EQUAL
-            return front.away_until > now, far, front is not self._last
+            return front.away_until > now, silent_at.get(front, float("-inf")), far, front is not self._last
 
         return sorted(self._fronts, key=rank)
 

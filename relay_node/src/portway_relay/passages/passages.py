@@ -26,6 +26,7 @@ from portway_runtime.tasks import Tasks
 from portway_relay.config import NodeLimits
 from portway_relay.passages.checking import FrontCheck
 from portway_relay.passages.fronts import Front, Fronts
+from portway_relay.passages.unanswered import Unanswered
 
 # Seconds until the next replica is dialled, too: the longest round trip between regions. The nearest is dialled first.
 _NEXT_DIAL: Final = 0.3
@@ -63,6 +64,7 @@ class Passages:
         self._carrier = carrier
         self._fronts = fronts
         self._check = check
+        self._unanswered = Unanswered(clock, check.doubt)
         self._node = node
         self._last_words = last_words
         self._is_memory_scarce = is_memory_scarce
@@ -74,7 +76,6 @@ class Passages:
         self._next_turn: asyncio.TimerHandle | None = None
         self._tasks = Tasks("passages", on_failure)
         self._dials = Tasks("dials of registries", on_failure)
-        self._running: set[Passage] = set()
         self.outcomes: Counter[str] = Counter()
         self.bytes_in = self.bytes_out = 0  # of those that have ended
 
@@ -152,7 +153,7 @@ class Passages:
 
     async def _find_answer(self, one: "_Arrival", visitor: Stream, at: Endpoint) -> str:
         """Pass it on to the first replica that answers, and wait for the end. Returns how it ended."""
-        left = self._fronts.in_order()
+        left = self._fronts.in_order(self._unanswered.by(one.peer.host))
         while left:
             front, far = await self._reach(left)
             if far is None:
@@ -161,10 +162,10 @@ class Passages:
             header = self._header(front, one.peer, at)
             within = _ANSWERED_WITHIN if left else _ANSWERED_AT_LAST
             one.stream = None  # the passage's, until it hands it back
-            end = await self._passage(visitor, far, header, within, front)
+            end = await self._passage(visitor, far, header, within, front, one.peer.host)
             one.stream = end.visitor
             if end.answered:
-                return "done"
+                return "given_up" if self._unanswered.ended(one.peer.host, front, end.silence) else "done"
             if end.visitor is None:
                 return "left"
             self._check.doubt(front)
@@ -217,12 +218,14 @@ class Passages:
         nonce = secrets.token_bytes(NONCE_SIZE)
         return write_header(self._fronts.key, self._node, front.replica, peer, at, self._registry_clock.now_ms(), nonce)
 
-    async def _passage(self, visitor: Stream, far: Stream, header: bytes, within: float, front: Front) -> PassageEnd:
+    async def _passage(
+        self, visitor: Stream, far: Stream, header: bytes, within: float, front: Front, caller: str
+    ) -> PassageEnd:
         """One passage, to its end."""
         ended: asyncio.Future[PassageEnd] = asyncio.get_running_loop().create_future()
 
         def over(passage: Passage, end: PassageEnd) -> None:
-            self._running.discard(passage)
+            self._unanswered.over(caller, passage)
             self.bytes_in += passage.bytes_in
             self.bytes_out += passage.bytes_out
             if end.answered:
@@ -231,7 +234,7 @@ class Passages:
                 ended.set_result(end)
 
         passage = self._carrier.pass_on(visitor, far, header, within, over)
-        self._running.add(passage)
+        self._unanswered.began(caller, front, passage)
         try:
             return await ended
         except asyncio.CancelledError:

@@ -6,7 +6,7 @@ import pytest
 from portway_proto.v1.mesh_pb2 import RegistryFront, RegistryFronts
 from portway_relay.passages import fronts as fronts_module
 from portway_relay.passages import measuring as measuring_module
-from portway_relay.passages.fronts import Fronts
+from portway_relay.passages.fronts import Front, Fronts
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.registry_replicas import KEY, NAME, BlackHole, PassingNode, Replica
@@ -30,6 +30,22 @@ async def test_the_nearest_that_answers_comes_first(stage: PassingNode, replicas
     assert order(stage.fronts) == ["r-1", "r-4", "r-3", "r-2"]
     stage.fronts.answered(two)
     assert order(stage.fronts) == ["r-2", "r-1", "r-4", "r-3"]
+
+
+async def test_a_caller_comes_last_to_those_that_did_not_answer_it(stage: PassingNode) -> None:
+    """The latest at the end; before those only that are away."""
+    stage.learn(*(Replica(f"r-{number}", port=number) for number in (1, 2, 3)))
+    one, two, three = stage.fronts.in_order()
+    one.round_trip, two.round_trip, three.round_trip = 0.01, 0.02, 0.03
+
+    def led(silent_at: dict[Front, float]) -> list[str]:
+        return [front.replica for front in stage.fronts.in_order(silent_at)]
+
+    assert led({one: 5.0}) == ["r-2", "r-3", "r-1"]
+    assert led({one: 5.0, two: 4.0}) == ["r-3", "r-2", "r-1"]
+    assert led({one: 5.0, two: 4.0, three: 6.0}) == ["r-2", "r-1", "r-3"]
+    stage.fronts.failed(three)
+    assert led({one: 5.0}) == ["r-2", "r-1", "r-3"]
 
 
 def test_who_did_not_answer_gets_another_chance() -> None:

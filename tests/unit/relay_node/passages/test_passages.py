@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from portway_carrier.contract import Stream
 from portway_relay.config import NodeLimits
-from portway_relay.passages import checking
+from portway_relay.passages import checking, unanswered
 from portway_relay.passages import passages as passages_module
+from portway_relay.passages.fronts import Front
 from portway_testkit.fakes.registry_replicas import LAST_WORDS, BlackHole, PassingNode, Replica, proved
 from portway_testkit.links.carrier_link import until
 
@@ -78,6 +79,46 @@ async def test_one_that_accepts_and_says_nothing_is_given_up(stage: PassingNode,
     assert proved(other, other.headers[0])
     assert not proved(other, one.headers[0])
     await until(lambda: [front.replica for front in stage.fronts.in_order()] == ["r-2", "r-1"])
+
+
+async def test_who_was_not_answered_is_led_to_another_replica(
+    stage: PassingNode, replicas: list[Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica that falls silent after its first bytes, as one that hangs behind its handshake: the caller that leaves
+    it comes to the other one when it comes again. The node asks the replica itself; callers of other addresses come to
+    it as before."""
+    monkeypatch.setattr(unanswered, "_SILENT", 0.05)
+    asked: list[Front] = []
+    monkeypatch.setattr(stage.passages._unanswered, "_doubt", asked.append)
+    one, other = replicas
+    stage.learn(one, other)
+    near, far = stage.fronts.in_order()
+    near.round_trip, far.round_trip = 0.01, 0.02
+    reader, writer = await stage.call()
+    assert await reader.readexactly(3) == b"r-1"
+    one.silent = True
+    writer.write(b"a call")
+    await until(lambda: b"a call" in one.received)
+    await asyncio.sleep(0.05)  # its patience
+    writer.close()
+    await until(lambda: stage.passages.outcomes == {"given_up": 1})
+    one.silent = False
+    reader, writer = await stage.call()
+    assert await reader.readexactly(3) == b"r-2"
+    stranger, _ = await stage.call(source="127.9.9.9")
+    assert await stranger.readexactly(3) == b"r-1"
+    assert asked == [near]
+
+
+async def test_whoever_leaves_at_once_stays_with_its_replica(stage: PassingNode, replicas: list[Replica]) -> None:
+    """As callers do that were answered."""
+    stage.learn(*replicas)
+    for _ in range(2):
+        reader, writer = await stage.call()
+        assert await reader.readexactly(3) == b"r-1"
+        writer.close()
+    await stage.passages.over()
+    assert stage.passages.outcomes == {"done": 2}
 
 
 @pytest.mark.usefixtures("impatient")

@@ -1,6 +1,7 @@
 """A passage: what one plain stream receives is written to another one, both ways, unread; until both have ended.
 
-Until the far end's first byte the near end's bytes are kept, so that it can be passed on elsewhere.
+Until the far end's first byte the near end's bytes are kept, so that it can be passed on elsewhere. After it, a visitor
+that has left is not waited for.
 """
 
 import asyncio
@@ -17,12 +18,27 @@ from portway_carrier.python.transport.stream import PyStream
 # Bytes that wait to be written to one side before the other is not read. What passes on are calls, not files; and
 # strangers, whom nobody reads quickly, must not fill memory.
 _HIGH_WATER: Final = 32 * 1024
+# Seconds of silence of the far end after which a passage whose visitor has ended is over: who waits for an answer keeps
+# its side open, and the connections to a far end that hangs would pile up.
+_LEFT: Final = 2.0
 
 
 class PassedOn:
     """The contract's Passage."""
 
-    __slots__ = ("_core", "_ended", "_far", "_kept", "_kept_size", "_near", "_over", "_timer", "answered")
+    __slots__ = (
+        "_core",
+        "_ended",
+        "_far",
+        "_heard_at",
+        "_kept",
+        "_kept_size",
+        "_left_after",
+        "_near",
+        "_over",
+        "_timer",
+        "answered",
+    )
 
     def __init__(self, core: Core, near: PyStream, far: PyStream, ended: PassageEnded) -> None:
         self._core = core
@@ -33,6 +49,8 @@ class PassedOn:
         self._kept: list[Bytes] = []
         self._kept_size = 0
         self._over = False
+        self._heard_at = 0.0  # when the far end has sent last
+        self._left_after = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.answered = False
 
@@ -43,6 +61,10 @@ class PassedOn:
     @property
     def bytes_out(self) -> int:
         return self._far.received
+
+    @property
+    def silence(self) -> float:
+        return self._core.loop.time() - self._heard_at if self.answered else 0.0
 
     def start(self, header: bytes, within: float) -> None:
         near, far = self._near.stream, self._far.stream
@@ -65,19 +87,23 @@ class PassedOn:
     def close(self) -> None:
         if self._over:
             return
-        self._finish(PassageEnd(self.answered))
+        self._finish(PassageEnd(self.answered, silence=self._left_after))
         for end in (self._near, self._far):
             end.detach()
             end.stream.close()
 
     def received(self, end: "_End", data: Bytes) -> None:
         """For this module: note what an end has received, which is on its way to the other."""
+        if end is self._far:
+            self._heard_at = self._core.loop.time()
         if self.answered:
             return
         if end is self._far:
             self.answered = True
             self._kept = []
             self._stop_waiting()
+            if self._near.stream.ended:
+                self._end_when_silent()
             if not self._far.stream.writes_paused:
                 self._near.stream.resume_source()
             return
@@ -100,6 +126,9 @@ class PassedOn:
             self.close()
         else:
             end.other.stream.send_end()
+            if end is self._near and self.answered:
+                self._left_after = self.silence
+                self._end_when_silent()
 
     def lost(self, end: "_End") -> None:
         """For this module: an end's connection is over."""
@@ -108,10 +137,23 @@ class PassedOn:
         if end is self._far and not self.answered:
             self._hand_back()
             return
-        self._finish(PassageEnd(self.answered))
+        if end is self._near and not self._near.stream.ended:
+            self._left_after = self.silence
+        self._finish(PassageEnd(self.answered, silence=self._left_after))
         for each in (self._near, self._far):
             each.detach()
         end.other.stream.break_off()
+
+    def _end_when_silent(self) -> None:
+        """The visitor has ended, and the far end has not: end the passage, or look again when that may be due."""
+        self._timer = None
+        now = self._core.loop.time()
+        if self._near.stream.writes_paused:
+            self._heard_at = now  # the far end is not read
+        if now - self._heard_at >= _LEFT:
+            self.close()
+        else:
+            self._timer = self._core.loop.call_at(self._heard_at + _LEFT, self._end_when_silent)
 
     def _silent(self) -> None:
         self._timer = None

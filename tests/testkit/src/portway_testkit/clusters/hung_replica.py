@@ -6,12 +6,14 @@ connections stay alive. What has begun before goes on.
 
 import asyncio
 import signal
+import sys
 from typing import Any, Final
 
 from portway_registry import cli
 from portway_registry.services.interceptor import CallInterceptor
 
 HANG: Final = signal.SIGUSR1
+PROGRAM: Final = (sys.executable, "-m", "portway_testkit.clusters.hung_replica")
 
 
 def main() -> None:

@@ -103,11 +103,14 @@ class PassingNode:
     def learn(self, *replicas: Replica) -> None:
         self.fronts.learn(RegistryFronts(name=NAME, key=KEY, fronts=[one.front for one in replicas]))
 
-    async def call(self, said: bytes = b"hello") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def call(
+        self, said: bytes = b"hello", source: str = "127.0.0.1"
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection for the registry that has come to this node. Raises AssertionError without a place."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             listening.setblocking(False)
-            reader, writer = await asyncio.open_connection("127.0.0.1", listening.getsockname()[1])
+            port = listening.getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
             sock, _ = await asyncio.get_running_loop().sock_accept(listening)
         self.writers.append(writer)
         writer.write(said)
