@@ -39,6 +39,7 @@ from portway_registry.pki.port_certificates import CertificateFiles, PortCertifi
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import ReplicaRecord
 from portway_registry.state.replica import Replica, new_replica_id
+from portway_registry.state.store_reach import StoreReach
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import View, Views
 from portway_registry.store.contract import Store
@@ -75,6 +76,7 @@ class Cluster:
     certificates: NodeCertificates
     hub: Hub
     replica: Replica
+    reach: StoreReach
     now_ms: Callable[[], int]
     dns: DnsBoard
     challenges: Challenges
@@ -121,6 +123,7 @@ async def open_cluster(
     trusted = authority
     board = DnsBoard(views, domain=config.domain, registry_name=config.called)
     audit = Audit(store, now_ms)
+    reach = StoreReach(store, on_failure=on_failure)
     hub = Hub(
         store,
         views,
@@ -136,7 +139,10 @@ async def open_cluster(
         dns=board,
         registry_name=config.called,
         certificates=obtained,
+        reach=reach,
     )
+    reach.start()
+    closing.append(reach.close)
     hub.start()
     closing.append(hub.close)
     grant_keys = GrantKeys(store, views, audit, now_ms)
@@ -169,6 +175,7 @@ async def open_cluster(
         NodeCertificates(store, authority, audit, now_ms, life=life),
         hub,
         replica,
+        reach,
         now_ms,
         board,
         Challenges(store, views, now_ms, first_within=PUBLISHED_WITHIN),

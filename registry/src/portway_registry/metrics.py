@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from portway_registry.net.front import Front
 from portway_registry.nodes.hub import Hub
 from portway_registry.placement.reports import Reports
+from portway_registry.state.store_reach import StoreReach
 from portway_registry.state.views import Views
 
 
@@ -45,11 +46,13 @@ class _Cluster(Collector):
         calls: CallCounts,
         views: Views,
         hub: Hub,
+        reach: StoreReach,
         reports: Reports,
         fronts: Mapping[str, Front],
         certificate_ends: Mapping[str, float],
         acme: AcmeCounts | None,
     ) -> None:
+        self._reach = reach
         self._acme = acme
         self._certificate_ends = certificate_ends
         self._fronts = fronts
@@ -62,6 +65,9 @@ class _Cluster(Collector):
         calls = CounterMetricFamily("portway_registry_calls", "gRPC calls that have ended", labels=("method", "code"))
         yield _filled(calls, self._calls.by_method.items())
         yield GaugeMetricFamily("portway_registry_sessions", "nodes with a stream here", value=self._hub.sessions)
+        yield GaugeMetricFamily(
+            "portway_registry_store_away", "whether this registry does not reach its store", value=self._reach.away
+        )
         nodes = Counter(node.region for node in self._views.nodes.values())
         by_region = GaugeMetricFamily("portway_registry_nodes", "nodes known", labels=("region",))
         yield _filled(by_region, (((region,), number) for region, number in nodes.items()))
@@ -128,6 +134,7 @@ def exposition(
     calls: CallCounts,
     views: Views,
     hub: Hub,
+    reach: StoreReach,
     reports: Reports,
     fronts: Mapping[str, Front],
     certificate_ends: Mapping[str, float],
@@ -136,5 +143,5 @@ def exposition(
     """The page that Prometheus scrapes; `fronts` of the ports, by the settings that name their addresses.
     `certificate_ends`: Unix times. `acme`: None when no certificates are obtained."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Cluster(calls, views, hub, reports, fronts, certificate_ends, acme))
+    registry.register(_Cluster(calls, views, hub, reach, reports, fronts, certificate_ends, acme))
     return generate_latest(registry)

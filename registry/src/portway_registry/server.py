@@ -254,7 +254,9 @@ class Registry:
         suffix_check = SuffixCheck()
         if config.domain is not None:
             suffix_check.check(config.domain)
-        mesh = Mesh(cluster.hub, views, port_blocks, cluster.certificates, suffix_check, domain=config.domain)
+        mesh = Mesh(
+            cluster.hub, views, port_blocks, cluster.certificates, suffix_check, cluster.reach, domain=config.domain
+        )
         for_nodes = cluster.mesh_certificate
         if for_nodes is not certificate:
             self._certificates.append(for_nodes)
@@ -338,7 +340,9 @@ class Registry:
             acme = None
             if obtaining is not None and cluster.obtained is not None:
                 acme = AcmeCounts(cluster.obtained.failures(), obtaining.keeper.outcomes, obtaining.turn.held)
-            shown = exposition(self._calls, cluster.views, cluster.hub, reports, ports.fronts, ends, acme)
+            shown = exposition(
+                self._calls, cluster.views, cluster.hub, cluster.reach, reports, ports.fronts, ends, acme
+            )
             return Page(shown, content_type=METRICS)
 
         pages = AdminHttp({"/healthz": health, "/metrics": metrics})

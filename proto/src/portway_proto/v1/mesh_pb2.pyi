@@ -334,6 +334,7 @@ class RegistryMessage(_message.Message):
     DNS_RECORDS_FIELD_NUMBER: _builtins.int
     REGISTRY_FRONTS_FIELD_NUMBER: _builtins.int
     ZONE_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    STORE_REACH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def registered(self) -> Global___Registered: ...
     @_builtins.property
@@ -360,6 +361,8 @@ class RegistryMessage(_message.Message):
     def registry_fronts(self) -> Global___RegistryFronts: ...
     @_builtins.property
     def zone_certificates(self) -> Global___ZoneCertificates: ...
+    @_builtins.property
+    def store_reach(self) -> Global___StoreReach: ...
     def __init__(
         self,
         *,
@@ -376,16 +379,76 @@ class RegistryMessage(_message.Message):
         dns_records: Global___DnsRecords | None = ...,
         registry_fronts: Global___RegistryFronts | None = ...,
         zone_certificates: Global___ZoneCertificates | None = ...,
+        store_reach: Global___StoreReach | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "registry_fronts", b"registry_fronts", "revocations", b"revocations", "settings", b"settings", "zone_certificates", b"zone_certificates"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "registry_fronts", b"registry_fronts", "revocations", b"revocations", "settings", b"settings", "store_reach", b"store_reach", "zone_certificates", b"zone_certificates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "registry_fronts", b"registry_fronts", "revocations", b"revocations", "settings", b"settings", "zone_certificates", b"zone_certificates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "dns_records", b"dns_records", "evictions", b"evictions", "message", b"message", "order", b"order", "peers", b"peers", "port_owners", b"port_owners", "probe", b"probe", "reachability", b"reachability", "registered", b"registered", "registry_fronts", b"registry_fronts", "revocations", b"revocations", "settings", b"settings", "store_reach", b"store_reach", "zone_certificates", b"zone_certificates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability", "port_owners", "dns_records", "registry_fronts", "zone_certificates"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["registered", "announced", "settings", "revocations", "peers", "evictions", "order", "probe", "reachability", "port_owners", "dns_records", "registry_fronts", "zone_certificates", "store_reach"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___RegistryMessage: _TypeAlias = RegistryMessage  # noqa: Y015
+
+@_typing.final
+class StoreReach(_message.Message):
+    """Whether the registry that this stream is with reaches its store; sent when that changes. While it does not, it answers
+    from memory, and neither takes nor hears changes: a node goes to another registry that says, to CheckStore, that it
+    reaches its own, and stays where it is if there is none.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AWAY_FIELD_NUMBER: _builtins.int
+    away: _builtins.bool
+    def __init__(
+        self,
+        *,
+        away: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["away", b"away"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreReach: _TypeAlias = StoreReach  # noqa: Y015
+
+@_typing.final
+class CheckStoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckStoreRequest: _TypeAlias = CheckStoreRequest  # noqa: Y015
+
+@_typing.final
+class CheckStoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    answers: _builtins.bool
+    """The store has answered a read within the last second."""
+    def __init__(
+        self,
+        *,
+        answers: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckStoreResponse: _TypeAlias = CheckStoreResponse  # noqa: Y015
 
 @_typing.final
 class DnsRecords(_message.Message):

@@ -59,6 +59,11 @@ class MeshStub(object):
                 request_serializer=portway_dot_v1_dot_mesh__pb2.RenewCertificateRequest.SerializeToString,
                 response_deserializer=portway_dot_v1_dot_mesh__pb2.RenewCertificateResponse.FromString,
                 _registered_method=True)
+        self.CheckStore = channel.unary_unary(
+                '/portway.v1.Mesh/CheckStore',
+                request_serializer=portway_dot_v1_dot_mesh__pb2.CheckStoreRequest.SerializeToString,
+                response_deserializer=portway_dot_v1_dot_mesh__pb2.CheckStoreResponse.FromString,
+                _registered_method=True)
 
 
 class MeshServicer(object):
@@ -102,6 +107,13 @@ class MeshServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckStore(self, request, context):
+        """Asks the store, and says within 3 s whether it answers. For nodes whose own registry does not reach it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MeshServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +141,11 @@ def add_MeshServicer_to_server(servicer, server):
                     servicer.RenewCertificate,
                     request_deserializer=portway_dot_v1_dot_mesh__pb2.RenewCertificateRequest.FromString,
                     response_serializer=portway_dot_v1_dot_mesh__pb2.RenewCertificateResponse.SerializeToString,
+            ),
+            'CheckStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckStore,
+                    request_deserializer=portway_dot_v1_dot_mesh__pb2.CheckStoreRequest.FromString,
+                    response_serializer=portway_dot_v1_dot_mesh__pb2.CheckStoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +283,33 @@ class Mesh(object):
             '/portway.v1.Mesh/RenewCertificate',
             portway_dot_v1_dot_mesh__pb2.RenewCertificateRequest.SerializeToString,
             portway_dot_v1_dot_mesh__pb2.RenewCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/portway.v1.Mesh/CheckStore',
+            portway_dot_v1_dot_mesh__pb2.CheckStoreRequest.SerializeToString,
+            portway_dot_v1_dot_mesh__pb2.CheckStoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

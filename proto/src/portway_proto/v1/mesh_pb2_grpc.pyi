@@ -46,6 +46,8 @@ class MeshStub:
     """
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.RenewCertificateRequest, _mesh_pb2.RenewCertificateResponse]
     """Issues a new certificate for the calling node, before the end of the one it calls with."""
+    CheckStore: _grpc.UnaryUnaryMultiCallable[_mesh_pb2.CheckStoreRequest, _mesh_pb2.CheckStoreResponse]
+    """Asks the store, and says within 3 s whether it answers. For nodes whose own registry does not reach it."""
 
 @_typing.type_check_only
 class MeshAsyncStub(MeshStub):
@@ -65,6 +67,8 @@ class MeshAsyncStub(MeshStub):
     """
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_mesh_pb2.RenewCertificateRequest, _mesh_pb2.RenewCertificateResponse]  # type: ignore[assignment]
     """Issues a new certificate for the calling node, before the end of the one it calls with."""
+    CheckStore: _aio.UnaryUnaryMultiCallable[_mesh_pb2.CheckStoreRequest, _mesh_pb2.CheckStoreResponse]  # type: ignore[assignment]
+    """Asks the store, and says within 3 s whether it answers. For nodes whose own registry does not reach it."""
 
 class MeshServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -111,5 +115,13 @@ class MeshServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_mesh_pb2.RenewCertificateResponse, _abc.Awaitable[_mesh_pb2.RenewCertificateResponse]]:
         """Issues a new certificate for the calling node, before the end of the one it calls with."""
+
+    @_abc_1.abstractmethod
+    def CheckStore(
+        self,
+        request: _mesh_pb2.CheckStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mesh_pb2.CheckStoreResponse, _abc.Awaitable[_mesh_pb2.CheckStoreResponse]]:
+        """Asks the store, and says within 3 s whether it answers. For nodes whose own registry does not reach it."""
 
 def add_MeshServicer_to_server(servicer: MeshServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,7 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.mesh_pb2 import (
     Order as OrderMessage,
 )
+from portway_proto.v1.mesh_pb2 import StoreReach as StoreReachMessage
 from portway_proto.v1.types_pb2 import (
     NODE_STATE_READY,
     NodeInfo,
@@ -57,6 +58,7 @@ from portway_registry.state.records import (
     TenantRecord,
     TokenRecord,
 )
+from portway_registry.state.store_reach import StoreReach
 from portway_registry.state.views import Item, Views
 from portway_registry.store.contract import Store
 from portway_registry.tunnels.announcements import Announcements
@@ -93,10 +95,12 @@ class Hub:
         dns: DnsBoard,
         registry_name: str = "",
         certificates: HeldCertificates | None = None,
+        reach: StoreReach | None = None,
     ) -> None:
         """lease_seconds: from a node's last KeepAlive until it is dropped. Without `dial` addresses are not checked,
         and all nodes count as reached. registry_name: what connections that nodes pass on to the registry are for.
-        certificates: those that nodes are handed; None when none are obtained."""
+        certificates: those that nodes are handed; None when none are obtained. reach: tells nodes when the store is
+        away; None: they are not told."""
         self._store = store
         self._views = views
         self._grants = grants
@@ -106,6 +110,7 @@ class Hub:
         self._lease_seconds = lease_seconds
         self._quota = quota
         self._certificates = certificates
+        self._reach = reach
         self._sessions: dict[str, NodeSession] = {}
         self._prober = Prober(self._sessions, dial)
         self._dns = dns
@@ -147,6 +152,8 @@ class Hub:
             self._views.identities.subscribe(self._fronts.identity_changed),
             self._authority.subscribe(self._authorities_changed),
         ]
+        if self._reach is not None:
+            self._reach.subscribe(self._send_reach)
         if self._certificates is not None:
             self._unsubscribe.append(self._certificates.subscribe(self._send_certificates))
         self._tasks.spawn(self._send_peers(), name="send peers")
@@ -237,6 +244,8 @@ class Hub:
             session.outbox.registry_fronts(self._fronts.fronts(info.name))
             if self._certificates is not None:
                 session.outbox.zone_certificates(self._certificates.for_nodes())
+            if self._reach is not None and self._reach.away:
+                session.outbox.store_reach(StoreReachMessage(away=True))
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             # What was over a quota while the node had no session is over it still.
             for tenant, token in {(one.value.tenant, one.value.token_id) for one in self._held_by(info.name)}:
@@ -312,6 +321,11 @@ class Hub:
             held = self._certificates.for_nodes()
             for session in self._sessions.values():
                 session.outbox.zone_certificates(held)
+
+    def _send_reach(self) -> None:
+        assert self._reach is not None
+        for session in self._sessions.values():
+            session.outbox.store_reach(StoreReachMessage(away=self._reach.away))
 
     def _authorities_changed(self) -> None:
         for session in self._sessions.values():

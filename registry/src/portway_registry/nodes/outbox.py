@@ -1,7 +1,8 @@
 """The outbox: messages for one node, held until its stream takes them.
 
-Of messages that replace each other (settings, peers, owners of ports, registries, certificates, DNS records, the order)
-only the last is held: a node that reads slowly is sent fewer, and never makes the registry hold more.
+Of messages that replace each other (settings, peers, owners of ports, registries, whether the store is reached,
+certificates, DNS records, the order) only the last is held: a node that reads slowly is sent fewer, and never makes the
+registry hold more.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from portway_proto.v1.mesh_pb2 import (
     RegistryFronts,
     RegistryMessage,
     Revocations,
+    StoreReach,
     ZoneCertificates,
 )
 from portway_proto.wire.limits import MAX_CLAIM
@@ -47,6 +49,7 @@ class Outbox:
         self._port_owners: PortOwners | None = None
         self._dns_records: tuple[DnsRecords, ...] = ()
         self._registry_fronts: RegistryFronts | None = None
+        self._store_reach: StoreReach | None = None
         self._revoked: dict[str, None] = {}
         self._zone_certificates: tuple[ZoneCertificates, ...] = ()
         self._order: Order | None = None
@@ -77,6 +80,10 @@ class Outbox:
 
     def registry_fronts(self, message: RegistryFronts) -> None:
         self._registry_fronts = message
+        self._wake.set()
+
+    def store_reach(self, message: StoreReach) -> None:
+        self._store_reach = message
         self._wake.set()
 
     def zone_certificates(self, parts: tuple[ZoneCertificates, ...]) -> None:
@@ -150,6 +157,9 @@ class Outbox:
         if self._registry_fronts is not None:
             yield RegistryMessage(registry_fronts=self._registry_fronts)
             self._registry_fronts = None
+        if self._store_reach is not None:
+            yield RegistryMessage(store_reach=self._store_reach)
+            self._store_reach = None
         if self._order is not None:
             yield RegistryMessage(order=self._order)
             self._order = None

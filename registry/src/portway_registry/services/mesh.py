@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from portway_proto.records import InvalidRecord, node_record
 from portway_proto.v1.mesh_pb2 import (
+    CheckStoreRequest,
+    CheckStoreResponse,
     NodeMessage,
     Register,
     RenewCertificateRequest,
@@ -32,6 +34,7 @@ from portway_registry.nodes.hub import Hub
 from portway_registry.public_suffixes import SuffixCheck
 from portway_registry.services.callers import current_caller
 from portway_registry.state.records import PresenceRecord
+from portway_registry.state.store_reach import StoreReach
 from portway_registry.state.views import Views
 from portway_registry.tunnels.port_blocks import PortBlocks
 
@@ -57,6 +60,7 @@ class Mesh(MeshServicer):
         port_blocks: PortBlocks,
         certificates: NodeCertificates,
         suffix_check: SuffixCheck,
+        reach: StoreReach,
         *,
         domain: str | None = None,
         clock: Monotonic = monotonic,
@@ -69,6 +73,7 @@ class Mesh(MeshServicer):
         self._views = views
         self._port_blocks = port_blocks
         self._certificates = certificates
+        self._reach = reach
 
     async def Session(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         requests = aiter(request_iterator)
@@ -95,6 +100,9 @@ class Mesh(MeshServicer):
         if len(request.labels) > _MAX_LABELS:
             raise InvalidRequest(f"{len(request.labels)} labels at once: ask for at most {_MAX_LABELS}")
         return ResolveManyResponse(answers=[self._holder(label) or ResolveResponse() for label in request.labels])
+
+    async def CheckStore(self, request: CheckStoreRequest, context: Any) -> CheckStoreResponse:  # noqa: N802
+        return CheckStoreResponse(answers=await self._reach.answers_now())
 
     async def ReservePorts(self, request: ReservePortsRequest, context: Any) -> ReservePortsResponse:  # noqa: N802
         node = current_caller.get().name

@@ -16,6 +16,7 @@ METHOD_ROLES: Final[dict[str, Role | None]] = {
     "/portway.v1.Mesh/ResolveMany": Role.NODE,
     "/portway.v1.Mesh/ReservePorts": Role.NODE,
     "/portway.v1.Mesh/RenewCertificate": Role.NODE,
+    "/portway.v1.Mesh/CheckStore": Role.NODE,
     "/portway.v1.Admin/ListNodes": Role.ADMIN,
     "/portway.v1.Admin/GetNode": Role.ADMIN,
     "/portway.v1.Admin/OrderNode": Role.ADMIN,

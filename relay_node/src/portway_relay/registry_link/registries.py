@@ -36,6 +36,16 @@ class Registries:
         """The one that is tried or used now."""
         return self._in_order[0]
 
+    @property
+    def known(self) -> tuple[Endpoint, ...]:
+        """All of them, the current one first."""
+        return tuple(self._in_order)
+
+    def use(self, registry: Endpoint) -> None:
+        """This one is used from now on; the one before is tried after all others."""
+        self.turn()
+        self._in_order = list(dict.fromkeys((registry, *self._in_order)))
+
     def turn(self) -> None:
         """The current one was lost, or not reached: the next one is tried, and that one after all others."""
         self._in_order.append(self._in_order.pop(0))

@@ -16,20 +16,17 @@ from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeInfo
 from portway_runtime.backoff import Backoff
 from portway_runtime.clocks import Monotonic, RegistryClock, WallClock
-from portway_runtime.descriptors import demand_descriptors
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.errors import NoDescriptors, NoThread
-from portway_runtime.grpc_channels import KEEPALIVE_WHEN_IDLE, NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS, CallFault
-from portway_runtime.grpc_targets import LOOKUP_TIMEOUT, Options, is_address, target_of
-from portway_runtime.identities import REGISTRY_NAME
-from portway_runtime.names import Names
+from portway_runtime.grpc_channels import CallFault
 from portway_runtime.tasks import Tasks
-from portway_runtime.threads import demand_threads
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.registry_link.calls import RegistryCalls, fault_of, is_out, reason_of
+from portway_relay.registry_link.channels import RegistryChannels, Unresolved
 from portway_relay.registry_link.outbox import Outbox
 from portway_relay.registry_link.registries import Registries
+from portway_relay.registry_link.store_search import Found, StoreSearch
 from portway_relay.routing.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -53,7 +50,6 @@ _CLOCKS_APART: Final = 60.0
 # it: after an invitation anew a replica may still have the order that removed the node before.
 _OUT_FOR: Final = 5.0
 _TOKENS_A_MESSAGE: Final = 1_000  # as mesh.proto says
-_OPTIONS: Final = (*KEEPALIVE_WHEN_IDLE, *OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN)
 
 
 class RegistryEvents(Protocol):
@@ -70,10 +66,6 @@ class RegistryEvents(Protocol):
     def removed(self, reason: str) -> None:
         """The cluster admits this node no more; the stream is not opened again."""
         ...
-
-
-class _Unresolved(Exception):
-    """A registry's name leads to no address now; says why."""
 
 
 class RegistryStream:
@@ -121,11 +113,14 @@ class RegistryStream:
         self._closing = False
         self._told_out = False  # the last registry said that the node is out
         self._out_since: float | None = None
-        self._by_host: set[Endpoint] = set()  # registries whose certificate does not hold the common name
+        self._search: asyncio.Task[None] | None = None  # for a registry that reaches its store
+        self._found: Found | None = None
+        self._until_found: asyncio.Timeout | None = None  # of the stream in use
 
     def start(self) -> None:
         """Connect, and stay connected."""
-        self._names = Names()
+        self._channels = RegistryChannels(self._certificates)
+        self._store_search = StoreSearch(self._registries, self._channels)
         self._keeper = self._tasks.spawn(self._keep_connected(), name="keep connected")
 
     async def close(self, *, within: float = 1.0) -> None:
@@ -135,6 +130,8 @@ class RegistryStream:
         if self._keeper is not None and self._registered:
             await asyncio.wait([self._keeper], timeout=within)
         await self._tasks.close()
+        if self._found is not None:
+            await self._found.channel.close()
         self._keeper = None  # a task that was cancelled holds its channel
 
     async def _keep_connected(self) -> None:
@@ -154,9 +151,13 @@ class RegistryStream:
             if self._is_out():
                 self._events.removed(reason)
                 return
+            if self._found is not None:
+                logger.info("going to a registry that reaches its store", extra={"registry": str(self._found.registry)})
+                self._registries.use(self._found.registry)
+                continue
             logger.warning("no registry", extra={"registry": str(registry), "reason": reason})
             self._registries.turn()
-            self._names.forget(registry.host)
+            self._channels.forget(registry)
             await asyncio.sleep(pauses.next())
 
     def _is_out(self) -> bool:
@@ -173,15 +174,13 @@ class RegistryStream:
         try:
             await self._serve(registry)
         except aio.AioRpcError as error:
-            if fault_of(error) is CallFault.WRONG_NAME and registry not in self._by_host:
-                self._by_host.add(registry)
+            if fault_of(error) is CallFault.WRONG_NAME and self._channels.has_another_name(registry):
                 return await self._serve_once(registry)
-            self._by_host.discard(registry)
             self._told_out = is_out(error)
             return reason_of(error)
         except TimeoutError:
             return f"no answer within {_REGISTER_TIME:g} s"
-        except _Unresolved as error:
+        except Unresolved as error:
             return str(error)
         except (NoDescriptors, NoThread) as error:
             return str(error)
@@ -190,14 +189,15 @@ class RegistryStream:
     async def _serve(self, registry: Endpoint) -> None:
         """One stream from Register to its end.
 
-        Raises AioRpcError, TimeoutError, NoDescriptors, NoThread and _Unresolved.
+        Raises AioRpcError, TimeoutError, NoDescriptors, NoThread and Unresolved.
         """
-        target, name = await self._target(registry)
-        demand_descriptors()
-        demand_threads()
-        loaded = self._certificates()
-        credentials = grpc.ssl_channel_credentials(loaded.ca, loaded.node.key, loaded.node.chain)
-        async with aio.secure_channel(target, credentials, options=(*name, *_OPTIONS)) as channel:
+        found, self._found = self._found, None
+        if found is None:
+            (way,) = await self._channels.ways_to(registry)
+            channel = self._channels.open(way)
+        else:
+            channel = found.channel
+        async with channel:
             stream: Stream = MeshStub(channel).Session()
             sending: asyncio.Task[None] | None = None
             try:
@@ -209,27 +209,38 @@ class RegistryStream:
                     )
                     await self._receive(stream, channel)
                 sending = self._tasks.spawn(self._send(stream), name="send")
-                while await self._receive(stream, channel):
-                    pass
+                await self._receive_all(stream, channel)
             finally:
+                self._hear_of_store(away=False)
                 if sending is not None:
                     sending.cancel()
                 stream.cancel()
                 self._calls.channel = None
 
-    async def _target(self, registry: Endpoint) -> tuple[str, Options]:
-        """What a channel is made with. Raises _Unresolved."""
-        # Registry certificates of an earlier release hold the names of their hosts only, so both names are tried.
-        name = None if registry in self._by_host else REGISTRY_NAME
+    async def _receive_all(self, stream: Stream, channel: aio.Channel) -> None:
+        """Until the stream ends, or another registry is found because this one's store is away. Raises AioRpcError."""
         try:
-            if is_address(registry):
-                return str(registry), () if name is None else (("grpc.ssl_target_name_override", name),)
-            async with asyncio.timeout(LOOKUP_TIMEOUT):
-                return target_of(registry, await self._names.addresses(registry.host), name)
+            async with asyncio.timeout(None) as self._until_found:
+                while await self._receive(stream, channel):
+                    pass
         except TimeoutError:
-            raise _Unresolved(f"its name cannot be resolved: no answer within {LOOKUP_TIMEOUT:g} s") from None
-        except (OSError, UnicodeError) as error:
-            raise _Unresolved(f"its name cannot be resolved: {error}") from None
+            pass
+        finally:
+            self._until_found = None  # it holds the task, which holds the channel
+
+    def _hear_of_store(self, *, away: bool) -> None:
+        """This node's registry does not reach its store any more, or does."""
+        if not away and self._search is not None:
+            self._search.cancel()
+            self._search = None
+        elif away and self._search is None:
+            logger.warning("the registry does not reach its store: looking for one that does")
+            self._search = self._tasks.spawn(self._search_store(), name="find a registry that reaches its store")
+
+    async def _search_store(self) -> None:
+        self._found = await self._store_search.find()
+        if self._until_found is not None:
+            self._until_found.reschedule(0.0)
 
     async def _receive(self, stream: Stream, channel: aio.Channel) -> bool:
         """Handle one message; False at the end of the stream. Raises AioRpcError."""
@@ -243,6 +254,8 @@ class RegistryStream:
             return False
         if message.WhichOneof("message") == "registered":
             self._handle_registered(message.registered, channel)
+        elif message.WhichOneof("message") == "store_reach":
+            self._hear_of_store(away=message.store_reach.away)
         else:
             self._events.received(message)
         return True

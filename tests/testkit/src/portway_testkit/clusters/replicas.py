@@ -129,13 +129,17 @@ class Replicas:
 
 
 @contextmanager
-def with_a_replica(mesh: Cluster, *, says_where: bool = False) -> Iterator[Replicas]:
+def with_a_replica(mesh: Cluster, *, says_where: bool = False, store: str = "") -> Iterator[Replicas]:
     """A second replica for a mesh, whose nodes know only the first one. says_where: it is told where nodes find it, and
-    says so."""
+    says so. store: its --store, if it reaches the same one by another way."""
     free = Endpoint(LOOPBACK, 0)
     at = Endpoint(LOOPBACK, free_port()) if says_where else free
     config = dataclasses.replace(
-        mesh.registry_config, listen=free, mesh_listen=at, mesh_advertise=(at,) if says_where else ()
+        mesh.registry_config,
+        listen=free,
+        mesh_listen=at,
+        mesh_advertise=(at,) if says_where else (),
+        store=store or mesh.registry_config.store,
     )
     second = mesh.run(lambda: _start(mesh, config))
     try:

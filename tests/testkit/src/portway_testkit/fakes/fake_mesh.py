@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 import pytest
 from portway_proto.v1.mesh_pb2 import (
+    CheckStoreRequest,
+    CheckStoreResponse,
     NodeMessage,
     Registered,
     RegistryMessage,
@@ -57,6 +59,7 @@ class FakeMesh(MeshServicer):
         self.tunnels: dict[str, str] = {}  # nodes by label
         self.trouble = grpc.StatusCode.NOT_FOUND  # the status for any other label
         self.thinks = False
+        self.reaches_store = True
         self.asked_together: list[list[str]] = []
         self.trouble_of_many: grpc.StatusCode | None = None
         self._outbox: asyncio.Queue[RegistryMessage | None] = asyncio.Queue()
@@ -131,6 +134,10 @@ class FakeMesh(MeshServicer):
         if self.thinks:
             await asyncio.Event().wait()
         return RenewCertificateResponse()
+
+    async def CheckStore(self, request: CheckStoreRequest, context: Any) -> CheckStoreResponse:
+        self.asked.append("store")
+        return CheckStoreResponse(answers=self.reaches_store)
 
     def _answer(self, label: str) -> ResolveResponse:
         if label not in self.tunnels:
