@@ -5,6 +5,7 @@ Not here: which registry (registries.py), what is said on a channel (stream.py).
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -36,6 +37,7 @@ class RegistryChannels:
         self._certificates = certificates
         self._names = Names()
         self._by_host: set[Endpoint] = set()  # registries whose certificate does not hold the common name
+        self._lost: Counter[Endpoint] = Counter()  # how often each was not reached, or lost
 
     async def ways_to(self, registry: Endpoint, *, apart: bool = False) -> list[Way]:
         """What leads to a registry: to all addresses of its name, or to each by itself. Raises Unresolved."""
@@ -50,8 +52,11 @@ class RegistryChannels:
             raise Unresolved(f"its name cannot be resolved: no answer within {LOOKUP_TIMEOUT:g} s") from None
         except (OSError, UnicodeError) as error:
             raise Unresolved(f"its name cannot be resolved: {error}") from None
-        together = [[one] for one in addresses] if apart else [addresses]
-        return [target_of(registry, each, name) for each in together]
+        if apart:
+            return [target_of(registry, [one], name) for one in addresses]
+        # gRPC takes the first that it reaches, and several replicas may be behind a name, one of which does not answer.
+        first = self._lost[registry] % max(1, len(addresses))
+        return [target_of(registry, [*addresses[first:], *addresses[:first]], name)]
 
     def open(self, way: Way) -> aio.Channel:
         """A channel with this node's certificate of now. Raises NoDescriptors and NoThread."""
@@ -71,5 +76,6 @@ class RegistryChannels:
         return True
 
     def forget(self, registry: Endpoint) -> None:
-        """It was not reached: look its name up again the next time."""
+        """It was not reached, or lost: look its name up again the next time, and begin with another address."""
+        self._lost[registry] += 1
         self._names.forget(registry.host)
