@@ -1,13 +1,14 @@
 """A stranger whose connections for the registry get no answer, so that a node would not lead others to it any more."""
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from portway_registry.net import admission
-from portway_relay.passages import passages
+from portway_relay.passages import passages, unanswered
 from portway_testkit.clusters.cluster import DOMAIN, Cluster, NodePlan, RunningNode
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.visitors.hellos import real_hello
@@ -59,3 +60,27 @@ def test_a_replica_is_not_taken_for_away(node: RunningNode, attack: Callable[[in
         )
         (front,) = serving.fronts.in_order()
         assert front.away_until == 0
+
+
+def test_a_replica_that_a_stranger_leaves_is_not_left_by_others(node: RunningNode) -> None:
+    """Behind its handshake, in silence, as callers leave one that hangs: the next connections of that stranger alone go
+    to another replica."""
+    serving = node.node._serving
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", node.port), source_address=STRANGER) as sock:
+        with context.wrap_socket(sock, server_hostname=DOMAIN) as inside:
+            inside.settimeout(unanswered._SILENT + 0.5)
+            with suppress(TimeoutError):
+                while inside.recv(65_536):  # what a server of HTTP/2 says first
+                    pass
+    eventually(
+        lambda: serving.passages.outcomes["given_up"] == 1 and not serving.passages._check._tasks,
+        shown=lambda: serving.passages.outcomes,
+    )
+    (front,) = serving.fronts.in_order()
+    assert front.away_until == 0
+    left = serving.passages._unanswered
+    assert set(left.by(STRANGER[0])) == {front}
+    assert not left.by("127.9.9.8")

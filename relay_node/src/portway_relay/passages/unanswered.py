@@ -59,9 +59,12 @@ class Unanswered:
     def by(self, address: str) -> Mapping[Front, float]:
         """A caller of this address comes anew: which replicas have not answered it, and when, on the node's clock."""
         now = self._clock()
-        for passage, (front, began) in self._running.get(address_key(address), {}).items():
-            if passage.silence >= _SILENT and now - began < _YOUNG:
-                self._note(address, front)
+        running = self._running.get(address_key(address), {})
+        silent = {
+            front for passage, (front, began) in running.items() if now - began < _YOUNG and passage.silence >= _SILENT
+        }
+        for front in silent:
+            self._note(address, front)
         return self._known(address)
 
     def _note(self, address: str, front: Front) -> None:

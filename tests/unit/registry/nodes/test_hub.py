@@ -30,6 +30,7 @@ from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.domain_records import StaticRecord
 from portway_registry.state.records import PortBlockRecord, ReplicaRecord, encode
+from portway_registry.state.store_reach import StoreReach
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.store.contract import LeaseId
 from portway_registry.tunnels.quota import Quota
@@ -98,6 +99,7 @@ async def hub(cluster: ViewedStore) -> AsyncIterator[Hub]:
         on_failure=failures.append,
         dns=DnsBoard(cluster.views, domain="tunnels.example", registry_name=""),
         registry_name="registry.example.com",
+        reach=StoreReach(cluster.store, on_failure=failures.append),
     )
     hub.start()
     yield hub
@@ -126,6 +128,23 @@ async def test_a_registered_node_is_told_the_rules(hub: Hub) -> None:
         ]
         assert hub.sessions == 1
         assert hub.has("fra-1")
+
+
+async def test_nodes_are_told_whether_the_store_is_reached(hub: Hub) -> None:
+    """When that changes; who registers while it is not, at once."""
+    reach = hub._reach
+    assert reach is not None
+    async with node(hub, "fra-1") as one:
+        reach._set(away=True)
+        assert (await one.until("store_reach")).store_reach.away
+        async with node(hub, "iad-1") as other:
+            assert (await other.until("store_reach")).store_reach.away
+            reach._set(away=False)
+            for each in (one, other):
+                assert not (await each.until("store_reach", 2)).store_reach.away
+        async with node(hub, "iad-2") as last:
+            await last.until("order")
+            assert not any(message.HasField("store_reach") for message in last.heard)
 
 
 async def test_the_end_of_a_session_is_told_once(hub: Hub) -> None:
