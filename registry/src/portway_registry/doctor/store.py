@@ -39,9 +39,10 @@ def judge_store(facts: ClusterFacts) -> list[Finding]:
                 "store-away",
                 Severity.ERROR,
                 store.kind,
-                f"The store does not answer: {store.failure}.",
+                f"The store does not answer the registry that was asked: {store.failure}.",
                 "Tunnels go on, and new ones open; nothing can be changed, and no registry can start.",
-                "`etcdctl endpoint status --cluster -w table`, and start the members that do not run."
+                "`etcdctl endpoint status --cluster -w table`, and start the members that do not run; if all run, mend "
+                "the way to them from the registry that was asked."
                 if store.kind == "etcd"
                 else "Look at the disk and the file's permissions.",
             )
