@@ -19,15 +19,8 @@ from portway_proto.v1.mesh_pb2 import (
     Peers,
     Register,
 )
-from portway_proto.v1.mesh_pb2 import (
-    Order as OrderMessage,
-)
-from portway_proto.v1.mesh_pb2 import StoreReach as StoreReachMessage
-from portway_proto.v1.types_pb2 import (
-    NODE_STATE_READY,
-    NodeInfo,
-    TunnelInfo,
-)
+from portway_proto.v1.mesh_pb2 import Order as OrderMessage
+from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo, TunnelInfo
 from portway_proto.wire.statements import cluster_tag
 from portway_runtime.tasks import Tasks
 
@@ -99,8 +92,7 @@ class Hub:
     ) -> None:
         """lease_seconds: from a node's last KeepAlive until it is dropped. Without `dial` addresses are not checked,
         and all nodes count as reached. registry_name: what connections that nodes pass on to the registry are for.
-        certificates: those that nodes are handed; None when none are obtained. reach: tells nodes when the store is
-        away; None: they are not told."""
+        certificates: handed to nodes, None when none are obtained. reach: as the store's, which nodes are told."""
         self._store = store
         self._views = views
         self._grants = grants
@@ -245,7 +237,7 @@ class Hub:
             if self._certificates is not None:
                 session.outbox.zone_certificates(self._certificates.for_nodes())
             if self._reach is not None and self._reach.away:
-                session.outbox.store_reach(StoreReachMessage(away=True))
+                session.outbox.store_reach(away=True)
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             # What was over a quota while the node had no session is over it still.
             for tenant, token in {(one.value.tenant, one.value.token_id) for one in self._held_by(info.name)}:
@@ -325,7 +317,7 @@ class Hub:
     def _send_reach(self) -> None:
         assert self._reach is not None
         for session in self._sessions.values():
-            session.outbox.store_reach(StoreReachMessage(away=self._reach.away))
+            session.outbox.store_reach(away=self._reach.away)
 
     def _authorities_changed(self) -> None:
         for session in self._sessions.values():

@@ -82,8 +82,8 @@ class Outbox:
         self._registry_fronts = message
         self._wake.set()
 
-    def store_reach(self, message: StoreReach) -> None:
-        self._store_reach = message
+    def store_reach(self, *, away: bool) -> None:
+        self._store_reach = StoreReach(away=away)
         self._wake.set()
 
     def zone_certificates(self, parts: tuple[ZoneCertificates, ...]) -> None:
