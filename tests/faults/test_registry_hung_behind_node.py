@@ -45,6 +45,7 @@ class Mute:
         self._context.set_alpn_protocols(["h2"])
         self._socket = socket.create_server((LOOPBACK, 0))
         self.address = f"{LOOPBACK}:{self._socket.getsockname()[1]}"
+        self._inside: set[ssl.SSLSocket] = set()
         self.handshakes = 0
 
     @contextmanager
@@ -55,6 +56,9 @@ class Mute:
             finally:
                 self._socket.shutdown(socket.SHUT_RDWR)
                 self._socket.close()
+                for inside in tuple(self._inside):
+                    with suppress(OSError):
+                        inside.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:
         with suppress(OSError), ThreadPoolExecutor(32) as readers:
@@ -71,6 +75,7 @@ class Mute:
             accepted.recv(HEADER + int.from_bytes(start[-2:]), socket.MSG_WAITALL)
         with self._context.wrap_socket(accepted, server_side=True) as inside:
             self.handshakes += 1
+            self._inside.add(inside)
             while inside.recv(65_536):
                 pass
 
