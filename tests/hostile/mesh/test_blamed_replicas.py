@@ -28,7 +28,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNod
     settings = {"registry_name": DOMAIN, "max_connections": PLACES}
     store = f"embedded:{tmp_path / 'store.db'}"
     with Cluster(tmp_path, (NodePlan("fra-1", "fra"),), store=store, settings=settings) as cluster:
-        eventually(lambda: connected(cluster) and bool(cluster.nodes["fra-1"].node._serving.fronts.name))
+        eventually(lambda: connected(cluster) and bool(cluster.nodes["fra-1"].node._serving.fronts.in_order()))
         yield cluster.nodes["fra-1"]
 
 

@@ -26,8 +26,8 @@ from portway_registry.server import Registry
 from portway_testkit import signers
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.node_stream import NodeStream
-from portway_testkit.clusters.registry import Pki, bearer, channel, client_of, node_info, running
+from portway_testkit.clusters.node_stream import NodeStream, all_known
+from portway_testkit.clusters.registry import PATIENCE, Pki, bearer, channel, client_of, node_info, running
 from portway_testkit.signers import AnnouncedClient, SessionSigner, now_ms
 
 MINUTE = 60_000
@@ -42,13 +42,13 @@ async def evil(registry: Registry, pki: Pki) -> Any:
 @pytest.fixture
 async def good(registry: Registry, pki: Pki) -> Any:
     async with NodeStream(registry.mesh_address, pki, node_info("good")) as good:
+        await all_known(good)
         yield good
 
 
 async def held(admin: AdminCaller) -> dict[str, str]:
-    """The home node of each tunnel, as an operator is listed it."""
-    answer = await admin.stub.ListTunnels(admin_pb2.ListTunnelsRequest(), metadata=admin.shown)
-    return {one.label: one.node for one in answer.tunnels}
+    """The home node of each tunnel, as an operator is listed it once the replica shows what was announced before."""
+    return {label: node for label, (node, _) in (await admin.tunnels()).items()}
 
 
 def refusals(node: NodeStream) -> set[int]:
@@ -142,10 +142,13 @@ async def test_a_node_has_its_number_of_tunnels_whatever_its_tenant_may(
     assert refusals(evil) == {EVICTION_REASON_QUOTA}
 
 
-async def seen(registry: Registry, pki: Pki, label: str) -> ResolveResponse:
-    """What any node of the cluster is told of a label."""
-    async with channel(registry.mesh_address, pki.ca, pki.node("evil"), mesh=True) as mesh:
-        return await MeshStub(mesh).Resolve(ResolveRequest(label=label))
+async def seen(registry: Registry, pki: Pki, admin: AdminCaller, label: str) -> ResolveResponse:
+    """What any node of the cluster is told of a label, once the replica shows what was announced before."""
+    await admin.tunnels()
+    async with channel(registry.mesh_address, pki.ca, pki.node("evil"), mesh=True) as mesh, asyncio.timeout(PATIENCE):
+        while not (found := await MeshStub(mesh).Resolve(ResolveRequest(label=label))).presence:
+            pass  # presences have a copy of their own in the replica's memory
+    return found
 
 
 async def test_statements_that_were_seen_are_of_no_use(
@@ -157,7 +160,7 @@ async def test_statements_that_were_seen_are_of_no_use(
     victim, accomplice = await admin.client(), await admin.client()
     tunnel = victim.tunnel("good")
     await good.announce(tunnel, of=[victim])
-    found = await seen(registry, pki, tunnel.label)
+    found = await seen(registry, pki, admin, tunnel.label)
     assert (found.tunnel.tenant, found.tunnel.token_id) == ("", "")
     token = (await admin.new_token()).token
     request = RenewRequest(session_key=victim.signer.key.public)
@@ -178,7 +181,7 @@ async def test_statements_that_were_seen_are_of_no_use(
     assert len(evil.evicted) == len(copies) + 1
     assert refusals(evil) <= {EVICTION_REASON_INVALID, EVICTION_REASON_SUPERSEDED}
     assert good.evicted == []
-    after = await seen(registry, pki, tunnel.label)
+    after = await seen(registry, pki, admin, tunnel.label)
     assert (after.tunnel, after.presence) == (found.tunnel, found.presence)
 
 
@@ -191,7 +194,7 @@ async def test_a_closed_label_leads_nowhere_after_a_flood_of_others(
     tunnel, kept = victim.tunnel("good"), victim.tunnel("good")
     before = victim.session("good")
     await good.announce(tunnel, kept, sessions=[before])
-    found = await seen(registry, pki, tunnel.label)
+    found = await seen(registry, pki, admin, tunnel.label)
     victim.close(tunnel)
     await good.announce(withdrawn=(tunnel,), of=[victim])
     for start in range(0, 5_000, 1_000):

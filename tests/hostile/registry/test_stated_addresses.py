@@ -67,6 +67,7 @@ def test_visitors_are_led_to_no_address_at_which_the_node_was_not_reached(mesh: 
         thief.config = _stating(mesh, "iad-1", LOOPBACK, VICTIM, *NOWHERE)
         thief.start()
         eventually(lambda: asked)
+        eventually(lambda: failure_shown(mesh))
         eventually(lambda: data(mesh, "fra-1", "iad", "A") == {LOOPBACK})
         assert not data(mesh, "fra-1", "iad", "AAAA")
         for name in (f"{LABEL}.iad", f"{LABEL}.fra", ""):
@@ -94,6 +95,11 @@ def test_one_node_makes_no_region_up(mesh: Cluster) -> None:
     eventually(lambda: f"{MADE_UP}.{DOMAIN}" in mesh.nodes["fra-1"].node._routing.peers.get("iad-1").info.zones)  # type: ignore[union-attr]
     for name in (f"{LABEL}.{MADE_UP}", MADE_UP):
         assert ask(mesh, "fra-1", name).rcode() == 3
+
+
+def failure_shown(mesh: Cluster) -> str:
+    """Why iad-1 was not reached at some address, as the registry shows it."""
+    return next((node.reach_failure for node in mesh.admin.nodes() if node.name == "iad-1"), "")
 
 
 def _stating(mesh: Cluster, name: str, *addresses: str) -> NodeConfig:

@@ -176,6 +176,7 @@ def test_clients_may_come_through_the_balancer(
             advertised = Endpoint(LOOPBACK, balancer.port)
             node.config = dataclasses.replace(before, advertise=advertised, public_port=before.listen.port)
             node.restart()
+            node.until_shown()
             eventually(lambda: connected(cluster))
             as_client(cluster.environment())
             with reader_of_headers(told) as port, portway.forward(port, region="fra", proxy_protocol=True) as tunnel:

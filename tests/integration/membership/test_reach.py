@@ -126,11 +126,10 @@ def test_an_address_is_looked_at_again_when_it_changes(joiner: Joiner) -> None:
     node.stop()
     with free_port() as port:
         moved = joiner.run(dataclasses.replace(node.config, advertise=Endpoint(LOOPBACK, port)))
-        eventually(lambda: reach_of(cluster, "fra-1").port == port)
+        moved.until_shown()
         assert offered(cluster, token) == []
         moved.stop()
-    joiner.run(node.config)
-    eventually(lambda: reach_of(cluster, "fra-1").port == node.port)
+    joiner.run(node.config).until_shown()
     assert offered(cluster, token) == ["fra-1"]
 
 
@@ -147,8 +146,7 @@ def test_operators_may_do_without(start: Callable[..., Joiner]) -> None:
     """Where neither nodes nor registry get to what clients get to."""
     joiner = start(check_addresses="no")
     with free_port() as port:
-        joiner.join("fra-1", advertise=Endpoint(LOOPBACK, port))
-        assert reach_of(joiner.cluster, "fra-1").port == port
+        joiner.join("fra-1", advertise=Endpoint(LOOPBACK, port)).until_shown()
         assert offered(joiner.cluster, joiner.cluster.token()) == ["fra-1"]
 
 

@@ -30,6 +30,7 @@ from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.clusters.admin_calls import AdminCalls
 from portway_testkit.processes.ports import raw_port_range
+from portway_testkit.waiting import eventually
 
 T = TypeVar("T")
 Dial = Callable[..., Stream]  # of Carrier.connect
@@ -175,6 +176,12 @@ class RunningNode:
     def restart(self) -> None:
         self.stop()
         self.start()
+
+    def until_shown(self) -> None:
+        """Wait until the registry sends clients where the node advertises itself now; a moment after its start the
+        registry may show it nowhere, or where it was."""
+        port = (self.config.advertise or self.config.listen).port
+        eventually(lambda: (self.config.name, port) in {(one.name, one.port) for one in self._cluster.admin.nodes()})
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name, labels included, without the prefix."""

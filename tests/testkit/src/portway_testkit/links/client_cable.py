@@ -37,6 +37,7 @@ class ClientCable:
             running.dials = self._past_the_links
         for running in self._links.values():
             running.restart()
+            running.until_shown()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -31,6 +31,7 @@ class ClientLink:
             node.config, advertise=Endpoint(LOOPBACK, self._link.port), public_port=node.port
         )
         node.restart()
+        node.until_shown()
         return self
 
     def __exit__(self, *_: object) -> None:
