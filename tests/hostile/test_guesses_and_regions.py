@@ -43,10 +43,10 @@ def test_guesses_keep_nobody_from_tunnels_of_another_region(
 ) -> None:
     """The node has never heard of the tunnel, and looks its name up as if nobody guessed."""
     as_client(cluster.exports)
-    entrance = cluster.nodes[1]
-    host, _, port = entrance.listen.rpartition(":")
-    assert entrance.process.ready_file is not None
-    metrics = json.loads(entrance.process.ready_file.read_text())["admin_listen"]
+    ingress = cluster.nodes[1]
+    host, _, port = ingress.listen.rpartition(":")
+    assert ingress.process.ready_file is not None
+    metrics = json.loads(ingress.process.ready_file.read_text())["admin_listen"]
     letters = random.Random(networks)
     names = ["".join(letters.choices(_LETTERS, k=16)) + ".fra.localhost" for _ in range(3 * RATE)]
     guesses = [records(message([server_name(name.encode())])).hex() for name in names]

@@ -77,11 +77,11 @@ async def test_a_raw_visitor_gets_an_early_answer(make_link: LinkMaker, hops: in
     """Every time, over one node and over two. Behind it comes what the local server's end was, or a reset."""
     near = await make_link()
     async with refusing() as port:
-        at, entrance = await served(make_link, near, port, hops)
+        at, ingress = await served(make_link, near, port, hops)
         for number in range(VISITS):
             assert (await asyncio.to_thread(upload_raw, at))[0] == ANSWER, number
     await near.settled()
-    await until(lambda: entrance.pool.counts.busy == 0)
+    await until(lambda: ingress.pool.counts.busy == 0)
 
 
 @pytest.mark.parametrize("hops", [1, 2])
@@ -96,13 +96,13 @@ async def test_a_tls_visitor_gets_an_early_answer(
     """The same; the connection is not reset while its visitor may still have to read."""
     near = await make_link()
     async with refusing() as port:
-        at, entrance = await served(make_link, near, port, hops, server_tls)
+        at, ingress = await served(make_link, near, port, hops, server_tls)
         for number in range(VISITS):
             with await asyncio.to_thread(HandTls, at, trusting_only(version), "node.test") as visitor:
                 assert await asyncio.to_thread(visitor.upload, UPLOAD) == ANSWER, number
                 assert visitor.end in ("close_notify", "FIN")
     await near.settled()
-    await until(lambda: entrance.pool.counts.busy == 0)
+    await until(lambda: ingress.pool.counts.busy == 0)
 
 
 async def served(
@@ -114,9 +114,9 @@ async def served(
         return near.visitors(tls), near
     far = await make_link()
     far.serve_with(port)
-    entrance = await make_link(sizes=SpareSizes(quiet=0, busy=0))
-    await relayed(entrance, far)
-    return entrance.visitors(tls), entrance
+    ingress = await make_link(sizes=SpareSizes(quiet=0, busy=0))
+    await relayed(ingress, far)
+    return ingress.visitors(tls), ingress
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

@@ -322,14 +322,14 @@ async def test_a_visit_that_is_closed_ends_in_order_on_both_sides(
 ) -> None:
     """As if visitor and local server had ended it: neither sees a reset, nor an end of TLS without close_notify. What
     was sent has arrived, and the lanes serve the next visit."""
-    entrance = link = await make_link()
+    ingress = link = await make_link()
     if hops == 2:
-        entrance = await make_link(sizes=SpareSizes(quiet=0, busy=0))
-        await relayed(entrance, link)
+        ingress = await make_link(sizes=SpareSizes(quiet=0, busy=0))
+        await relayed(ingress, link)
     context, name = (trusting, "node.test") if encrypted else (None, None)
     async with origin() as (port, take):
         link.serve_with(port)
-        at = entrance.visitors(server_tls if encrypted else None)
+        at = ingress.visitors(server_tls if encrypted else None)
         for number in (1, 2):
             reader, writer = await asyncio.open_connection(at.host, at.port, ssl=context, server_hostname=name)
             writer.write(b"request")
@@ -337,10 +337,10 @@ async def test_a_visit_that_is_closed_ends_in_order_on_both_sides(
             assert await receive(server, 7) == b"request"
             await send(server, b"answer")
             assert await reader.readexactly(6) == b"answer"
-            entrance.joined[-1].close()
+            ingress.joined[-1].close()
             assert await reader.read() == b""
             assert await receive(server) == b""
-            assert (await entrance.end(number)).outcome is Outcome.DONE
+            assert (await ingress.end(number)).outcome is Outcome.DONE
             writer.close()
             await writer.wait_closed()
             await link.settled()

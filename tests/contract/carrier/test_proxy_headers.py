@@ -126,14 +126,14 @@ async def test_version_1_says_nothing_of_tls(
 async def test_a_visitor_that_entered_at_another_node(
     make_link: LinkMaker, server_tls: ServerTls, trusting: ssl.SSLContext
 ) -> None:
-    """What the entrance says is passed on unchanged."""
-    server, entrance, home = Server(), await make_link(), await make_link()
-    await relayed(entrance, home)
+    """What the ingress node says is passed on unchanged."""
+    server, ingress, home = Server(), await make_link(), await make_link()
+    await relayed(ingress, home)
     async with local_server(server) as port:
         serve(home, port)
-        entrance.serving.retire()
-        await until(lambda: entrance.pool.counts.idle == 1)
-        at = entrance.visitors(server_tls, NAMED)
+        ingress.serving.retire()
+        await until(lambda: ingress.pool.counts.idle == 1)
+        at = ingress.visitors(server_tls, NAMED)
         await exchange(*await asyncio.open_connection(at.host, at.port, ssl=trusting, server_hostname="node.test"))
         await home.end()
     tlvs = tls_tlvs(version="TLSv1.3", server_name=NAME, alpn="")

@@ -83,15 +83,15 @@ def rejected(node: RunningNode, reason: str) -> float:
 
 
 @pytest.mark.parametrize("process", [False, True])
-@pytest.mark.parametrize("entrance", ["fra-1", "nyc-1"])
+@pytest.mark.parametrize("ingress", ["fra-1", "nyc-1"])
 def test_a_visitor_of_a_balancer_is_known_to_the_local_server(
-    cluster: Cluster, as_client: AsClient, entrance: str, process: bool
+    cluster: Cluster, as_client: AsClient, ingress: str, process: bool
 ) -> None:
     """Whichever node it enters at, and wherever the engine is: address and port as the balancer says, the port of the
     URL, and its TLS."""
     as_client(cluster.environment())
     told: list[ProxyHeader] = []
-    node = cluster.nodes[entrance]
+    node = cluster.nodes[ingress]
     with (
         reader_of_headers(told) as port,
         portway.forward(port, region="fra", proxy_protocol=True, process=process) as tunnel,

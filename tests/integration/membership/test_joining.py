@@ -65,8 +65,8 @@ def test_a_node_joins_through_another_one(start: Callable[..., Joiner]) -> None:
     joiner = start(registry_name=DOMAIN)
     first = joiner.join("fra-1")
     eventually(lambda: first.node._serving.passages.name == DOMAIN)
-    for name, entrance in (("fra-2", first.port), ("fra-3", None)):
-        port = entrance or joiner.cluster.nodes["fra-2"].port
+    for name, ingress in (("fra-2", first.port), ("fra-3", None)):
+        port = ingress or joiner.cluster.nodes["fra-2"].port
         token = joiner.invite().partition("@")[0]
         config = joiner.config(name, token=f"{token}@{DOMAIN}:{port}")
         joiner.enter(config)

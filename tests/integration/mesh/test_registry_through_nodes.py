@@ -64,15 +64,15 @@ def new_token(cluster: Cluster, at: str) -> str:
     return admin.create_token(admin_pb2.CreateTokenRequest(tenant="test", role=admin_pb2.ROLE_CLIENT))
 
 
-@pytest.mark.parametrize("entrance", ["fra-1", "iad-1"])
-def test_a_tunnel_opens_through_any_node(mesh: Cluster, as_client: AsClient, entrance: str) -> None:
+@pytest.mark.parametrize("ingress", ["fra-1", "iad-1"])
+def test_a_tunnel_opens_through_any_node(mesh: Cluster, as_client: AsClient, ingress: str) -> None:
     """Its home node or another one; it is no visit, and visitors are answered at both."""
-    as_client(mesh.environment() | {"PORTWAY_REGISTRY": at(mesh.nodes[entrance])})
+    as_client(mesh.environment() | {"PORTWAY_REGISTRY": at(mesh.nodes[ingress])})
     with named("own") as tunnel:
         for node in mesh.nodes:
             eventually(lambda: answered(mesh, node, tunnel.host) == "own")
     told = {name: node.metrics() for name, node in mesh.nodes.items()}
-    assert told[entrance]['passages_ended_total{outcome="done"}'] >= 1
+    assert told[ingress]['passages_ended_total{outcome="done"}'] >= 1
     assert sum(one["visits_started_total"] for one in told.values()) == 3  # two visitors, one of them forwarded
 
 

@@ -74,7 +74,7 @@ def http_port_of(cluster: Cluster) -> int:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("stopped", ["home", "entrance"])
+@pytest.mark.parametrize("stopped", ["home", "ingress"])
 def test_none_fails_and_the_stop_is_soon(
     start_cluster: Callable[..., Cluster], as_client: AsClient, origin: HttpOrigin, loop: str, stopped: str
 ) -> None:

@@ -148,24 +148,24 @@ def black_hole(folder: Path, times: int) -> list[Goal]:
         for _ in range(times):
             home = home_of(cluster, tunnel, admin)
             place = listens[home][0]
-            entrance = next(listen for region, listen in listens.values() if region != place)
+            ingress = next(listen for region, listen in listens.values() if region != place)
             around = [other for other in network.places if other != place]
             with network.inside(VISITOR.name):
-                serves_after(partial(_visit, cluster, entrance, tunnel))
+                serves_after(partial(_visit, cluster, ingress, tunnel))
                 for other in around:
                     network.cut(place, other)
-                taken.append(serves_after(partial(_visit, cluster, entrance, tunnel, _RELOAD_TIMEOUT)))
+                taken.append(serves_after(partial(_visit, cluster, ingress, tunnel, _RELOAD_TIMEOUT)))
                 for other in around:
                     network.mend(place, other)
                 serves_after(partial(_visit, cluster, listens[home][1], tunnel, _RELOAD_TIMEOUT))
     return [Goal(f"URL serves again, home in a black hole, worst of {times}", max(taken), "s", 12.0)]
 
 
-def _visit(cluster: Cluster, entrance: str, tunnel: NamedTunnel, timeout: float = _TIMEOUT) -> float:
+def _visit(cluster: Cluster, ingress: str, tunnel: NamedTunnel, timeout: float = _TIMEOUT) -> float:
     """Seconds from connecting to the last byte. Raises OSError."""
     context = visitor_context(cluster.ca)
     began = time.monotonic()
-    with connect(context, entrance, tunnel, timeout) as connection:
+    with connect(context, ingress, tunnel, timeout) as connection:
         ask(connection, tunnel, _PAGE)
         return time.monotonic() - began
 

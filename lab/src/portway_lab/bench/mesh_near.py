@@ -77,8 +77,8 @@ def home_killed(folder: Path, kills: int) -> list[Goal]:
         for number in range(kills):
             home = home_of(cluster, tunnel)
             others = sorted(set(nodes) - {home})
-            entrance = listens[others[number % len(others)]]
-            visit = visitor(cluster, entrance, tunnel)
+            ingress = listens[others[number % len(others)]]
+            visit = visitor(cluster, ingress, tunnel)
             serves_after(visit)  # its node has the route now
             nodes[home].kill()
             taken.append(serves_after(visit))
@@ -89,12 +89,12 @@ def home_killed(folder: Path, kills: int) -> list[Goal]:
     ]
 
 
-def visitor(cluster: Cluster, entrance: str, tunnel: NamedTunnel) -> Callable[[], None]:
-    """A function that makes one visit at the node `entrance`, host:port; it raises OSError when the visit fails."""
+def visitor(cluster: Cluster, ingress: str, tunnel: NamedTunnel) -> Callable[[], None]:
+    """A function that makes one visit at the node `ingress`, host:port; it raises OSError when the visit fails."""
     context = visitor_context(cluster.ca)
 
     def visit() -> None:
-        with connect(context, entrance, tunnel, _VISIT_TIMEOUT) as connection:
+        with connect(context, ingress, tunnel, _VISIT_TIMEOUT) as connection:
             ask(connection, tunnel, _SMALL)
 
     return visit

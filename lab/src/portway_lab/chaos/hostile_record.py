@@ -74,13 +74,13 @@ class HostileRecord:
             self._update()
             return label in self._placed
 
-    def may_answer(self, label: str, entrance: str, began: float, ended: float) -> bool:
+    def may_answer(self, label: str, ingress: str, began: float, ended: float) -> bool:
         """Whether the hostile node may have answered this visit itself: it lied, and the visitor came to it, or
         the tunnel's client had placed the tunnel there."""
         with self._lock:
             self._update()
             lied = any(since <= ended and began <= until for since, until in self._lied)
-            return lied and (entrance == self.node or label in self._placed)
+            return lied and (ingress == self.node or label in self._placed)
 
     def wait_for(self, lies: bool, within: float, supervise: Callable[[], object]) -> bool:
         """Wait until it lies, or does not. False when it takes longer than `within` seconds."""

@@ -113,7 +113,7 @@ class Stage:
         self.ledger.opened(self.tunnels.values())
         self.guests = Guests(processes, network, self.cluster.exports, RAW_REGION, self.ledger, say)
 
-    def entrances(self, tunnel: NamedTunnel, *, raw: bool) -> tuple[str, ...]:
+    def ingress_nodes(self, tunnel: NamedTunnel, *, raw: bool) -> tuple[str, ...]:
         """The nodes at which the tunnel may be visited."""
         return tuple(node for node in NODES if not raw or REGIONS[node] == tunnel.region)
 

@@ -74,7 +74,7 @@ class Visitors(GoingOn):
         with self._stage.network.inside(VISITOR):
             while not self._over.wait(_BETWEEN):
                 life, raw = ledger.pick(rng)
-                node = rng.choice(self._stage.entrances(life.tunnel, raw=raw))
+                node = rng.choice(self._stage.ingress_nodes(life.tunnel, raw=raw))
                 questions = [Ask(rng.choice(_SIZES), rng.random() < 0.3) for _ in range(rng.randint(1, _MAX_QUESTIONS))]
                 done = visit(self._stage, context, life.tunnel, node, questions, raw=raw)
                 self._count(life, done)

@@ -161,7 +161,7 @@ class Admission:
 
     def _add_stranger(self, connection: Connection) -> bool:
         """Add it to the strangers, if there is room for it, and for one more of the node that has passed it on."""
-        host, node = connection.peer.host, connection.entrance
+        host, node = connection.peer.host, connection.ingress
         if node:
             of_node = self._of_node.get(node)
             if of_node is None:
@@ -178,11 +178,11 @@ class Admission:
 
     def _discard_stranger(self, connection: Connection) -> None:
         self._strangers.discard(connection)
-        of_node = self._of_node.get(connection.entrance)
+        of_node = self._of_node.get(connection.ingress)
         if of_node is not None:
             of_node.discard(connection)
             if not of_node:
-                del self._of_node[connection.entrance]
+                del self._of_node[connection.ingress]
 
     def _take_turns(self) -> None:
         if self._next_turn is not None:
@@ -200,7 +200,7 @@ class Admission:
 
     def _count_anonymous(self, connection: Connection) -> None:
         """Charge the address with a call. Above its budget the connection gets this answer and no other one."""
-        host, node = connection.peer.host, connection.entrance
+        host, node = connection.peer.host, connection.ingress
         allowed = self._anonymous.take(host) and self._anonymous_in_prefix.take(address_prefixes(host)[0])
         if allowed and (not node or self._anonymous_of_node.take(node)):
             return
@@ -226,8 +226,8 @@ class Admission:
 
 
 class _Turns:
-    """Connections that wait for their turn. Entrances take turns: each node that has passed some on, and all that came
-    by themselves. Within each, prefixes of addresses do."""
+    """Connections that wait for their turn. Nodes that have passed some on take turns, and all that came by themselves
+    are as one more. Within each, prefixes of addresses do."""
 
     def __init__(self) -> None:
         self._queues: dict[str, PrefixQueue[Connection]] = {}
@@ -236,20 +236,20 @@ class _Turns:
         return sum(map(len, self._queues.values()))
 
     def push(self, connection: Connection) -> None:
-        self._queues.setdefault(connection.entrance, PrefixQueue()).push(connection, connection.peer.host)
+        self._queues.setdefault(connection.ingress, PrefixQueue()).push(connection, connection.peer.host)
 
     def pop(self) -> Connection:
         """Remove the connection whose turn it is. There is one."""
-        entrance = next(iter(self._queues))
-        queue = self._queues.pop(entrance)
+        ingress = next(iter(self._queues))
+        queue = self._queues.pop(ingress)
         connection = queue.pop()
         if queue:
-            self._queues[entrance] = queue  # the last in the next round
+            self._queues[ingress] = queue  # the last in the next round
         return connection
 
     def discard(self, connection: Connection) -> None:
-        queue = self._queues.get(connection.entrance)
+        queue = self._queues.get(connection.ingress)
         if queue is not None:
             queue.discard(connection)
             if not queue:
-                del self._queues[connection.entrance]
+                del self._queues[connection.ingress]

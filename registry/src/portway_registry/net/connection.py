@@ -33,15 +33,15 @@ class Connection:
     """A connection, from its ClientHello to its end.
 
     peer, address: where it comes from, for everything that asks whose call one is.
-    entrance: the node that has passed it on; "" for one that came here by itself.
+    ingress: the node that has passed it on; "" for one that came here by itself.
     calls: those in progress; a known connection with one is not evicted.
     """
 
-    __slots__ = ("address", "calls", "entrance", "let_go", "peer", "sockets", "stage", "used")
+    __slots__ = ("address", "calls", "ingress", "let_go", "peer", "sockets", "stage", "used")
 
-    def __init__(self, peer: Endpoint, sockets: Sockets, entrance: str = "") -> None:
+    def __init__(self, peer: Endpoint, sockets: Sockets, ingress: str = "") -> None:
         self.peer = peer
-        self.entrance = entrance
+        self.ingress = ingress
         self.address = ipaddress.ip_address(peer.host)
         self.sockets = sockets
         self.stage = Stage.WAITING

@@ -212,12 +212,12 @@ class Front:
         else:
             sock.close()
 
-    def _arrived(self, sock: socket.socket, peer: Endpoint, entrance: str = "") -> None:
+    def _arrived(self, sock: socket.socket, peer: Endpoint, ingress: str = "") -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         splice = Splice(
             sock,
             peer,
-            entrance=entrance,
+            ingress=ingress,
             opening=self._open,
             ended=self._ended,
             buffer=self._buffer,

@@ -35,17 +35,17 @@ class Splice:
         sock: socket.socket,
         peer: Endpoint,
         *,
-        entrance: str = "",
+        ingress: str = "",
         opening: Callable[["Splice"], None],
         ended: Callable[["Splice"], None],
         buffer: memoryview,
         clock: Monotonic,
     ) -> None:
-        """entrance: as of Connection. opening: called by `open`, so that `run` is called soon. ended: called once, at
+        """ingress: as of Connection. opening: called by `open`, so that `run` is called soon. ended: called once, at
         the end.
         buffer: what bytes are read into; it may be shared, as they are passed on before the next are read.
         """
-        self.connection = Connection(peer, self, entrance)
+        self.connection = Connection(peer, self, ingress)
         self.name: str | None = None  # by which gRPC knows it
         # Until the event loop has them.
         self._sock: socket.socket | None = sock

@@ -43,7 +43,7 @@ class Leads(Enum):
     """Where a name leads to, beside what it has of its own."""
 
     NOWHERE = "nowhere"
-    ENTRANCE = "entrance"  # the nearest nodes of all
+    NEAREST = "nearest"  # the nearest nodes of all
     REGION = "region"  # the nodes of a region
     TUNNEL = "tunnel"  # the nearest nodes that hold the region's certificate
 
@@ -82,8 +82,8 @@ class Zone:
                 self._names[zone] = Name(Leads.REGION, region)
                 self._below[zone] = Name(Leads.TUNNEL, region)
         if listed.registry_name and self.covers(listed.registry_name):
-            self._names[listed.registry_name] = Name(Leads.ENTRANCE)
-        self._names[self.apex] = Name(Leads.ENTRANCE)
+            self._names[listed.registry_name] = Name(Leads.NEAREST)
+        self._names[self.apex] = Name(Leads.NEAREST)
         self._add(self._own_records(listed))
         self._add(listed.records)
         for name in list(self._names):
@@ -107,7 +107,7 @@ class Zone:
     def turns(self, name: Name, kind: int, asker: Position | None) -> list[list[bytes]]:
         """The addresses of nodes that the name has for this asker, of type A or AAAA: a list for each turn."""
         family, region = FAMILIES[kind], name.region
-        if name.leads is Leads.ENTRANCE:
+        if name.leads is Leads.NEAREST:
             return self.choice.turns(lambda node: True, family, asker, most=CHOSEN)
         if name.leads is Leads.REGION:
             return self.choice.turns(

@@ -57,7 +57,7 @@ class TunnelAnnouncer:
         self._routes.released(_sender(tunnel), tunnel.label, tunnel.epoch, closed=True)
         routes = RoutesMessage(gone=[Gone(label=tunnel.label, epoch=tunnel.epoch, closed=True)])
         self._peers.tell_siblings(routes)
-        self._peers.tell_far(routes, tunnel.entrances)
+        self._peers.tell_far(routes, tunnel.ingress_nodes)
 
     def presence_renewed(self, holder: Holder, presence: Presence, tunnels: Iterable[Tunnel]) -> None:
         """A session that holds these tunnels, or is about to bind some, has a presence that was checked."""
@@ -67,7 +67,7 @@ class TunnelAnnouncer:
             self._registry.presence_renewed(holder)
         routes = RoutesMessage(presences=[presence.encoded])
         self._peers.tell_siblings(routes)
-        self._peers.tell_far(routes, {node for tunnel in held for node in tunnel.entrances})
+        self._peers.tell_far(routes, {node for tunnel in held for node in tunnel.ingress_nodes})
 
 
 def _sender(tunnel: Tunnel) -> Sender:

@@ -55,7 +55,7 @@ class PeerRequests:
     def visit_arrived(self, node: str, lane: Lane, opening: Opening) -> None:
         tunnel = self._tunnels.live(opening.label)
         if tunnel is not None:
-            tunnel.entrances.add(node)
+            tunnel.ingress_nodes.add(node)
         self._visits.start_forwarded(lane, opening, tunnel)
 
     def routes_received(self, node: str, routes: RoutesMessage) -> Sequence[asyncio.Future[None]]:

@@ -69,7 +69,7 @@ class Tunnel:
     raw: RawPort | None = None
     live: bool = True
     visits: set[Visit] = field(default_factory=set, repr=False)
-    entrances: set[str] = field(default_factory=set)  # other nodes that forwarded visitors of it to this one
+    ingress_nodes: set[str] = field(default_factory=set)  # other nodes that forwarded visitors of it to this one
 
     @property
     def label(self) -> Label:

@@ -71,7 +71,7 @@ class FakeStage:
         self.listens = {"fra": "127.0.0.1:1"}  # nobody listens there
         self.hostile = HostileRecord(record, "fra-3")
 
-    def entrances(self, tunnel: NamedTunnel, *, raw: bool) -> tuple[str, ...]:
+    def ingress_nodes(self, tunnel: NamedTunnel, *, raw: bool) -> tuple[str, ...]:
         return ("fra",)
 
     def addresses(self) -> list[tuple[NamedTunnel, bool]]:

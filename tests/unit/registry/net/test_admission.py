@@ -36,9 +36,9 @@ class Desk:
     def __init__(self, clock: ManualClock, limits: Limits = LIMITS) -> None:
         self.admission = Admission(limits, clock)
 
-    def arrive(self, host: str, entrance: str = "") -> Connection:
+    def arrive(self, host: str, ingress: str = "") -> Connection:
         sockets = NoSockets(self.admission)
-        connection = sockets.connection = Connection(Endpoint(host, 4711), sockets, entrance)
+        connection = sockets.connection = Connection(Endpoint(host, 4711), sockets, ingress)
         self.admission.arrived(connection)
         return connection
 
@@ -201,7 +201,7 @@ async def test_a_node_takes_half_of_the_strangers_places(desk: Desk) -> None:
     assert told(desk.arrive("198.51.100.1", "fra-1")) == ["open"], "a known caller gives its place back"
 
 
-async def test_entrances_take_turns(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ingress_nodes_take_turns(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many addresses one node names, who comes by itself waits for one of its connections at most."""
     monkeypatch.setattr(admission_module, "HANDSHAKE_BURST", 2.0)
     desk = Desk(clock, Limits.of(4_096))

@@ -50,7 +50,7 @@ async def test_what_a_node_passes_on_comes_from_where_it_says(source: Endpoint, 
             await asyncio.sleep(0.002)
         assert await wire[0].readexactly(len(HELLO)) == HELLO
         connection = await port.connection()
-        assert (connection.peer, connection.entrance) == (source, "fra-1")
+        assert (connection.peer, connection.ingress) == (source, "fra-1")
         assert str(connection.address) == source.host
         wire[1].close()
 

@@ -20,8 +20,8 @@ class Tunnel:
     claim = "the claim"
     holder = HOLDER
 
-    def __init__(self, *entrances: str) -> None:
-        self.entrances = set(entrances)
+    def __init__(self, *ingress_nodes: str) -> None:
+        self.ingress_nodes = set(ingress_nodes)
 
 
 class Parties:
@@ -43,7 +43,7 @@ class Parties:
         self.heard.append(("siblings", routes))
 
     def tell_far(self, routes: Routes, names: set[str]) -> None:
-        self.heard.append(("entrances", routes, names))
+        self.heard.append(("ingress_nodes", routes, names))
 
     def bound_here(self, sender: Sender, claim: object) -> None:
         self.heard.append(("routes", sender, claim))
@@ -95,7 +95,7 @@ def test_a_tunnel_that_its_client_closed_is_announced_to_all_nodes_with_a_route(
     assert parties.heard == [
         ("let go", SENDER, LABEL, 3, True),
         ("siblings", routes),
-        ("entrances", routes, {"nyc-1"}),
+        ("ingress_nodes", routes, {"nyc-1"}),
     ]
 
 
@@ -109,7 +109,7 @@ def test_a_renewed_presence_is_announced_to_all_nodes_with_a_route() -> None:
         ("routes", SENDER, presence),
         ("registry", "presence", HOLDER),
         ("siblings", routes),
-        ("entrances", routes, {"nyc-1", "ams-1"}),
+        ("ingress_nodes", routes, {"nyc-1", "ams-1"}),
     ]
 
 
@@ -117,4 +117,4 @@ def test_a_registry_hears_of_the_first_presence_with_its_tunnels() -> None:
     """The batch that announces them has it; a session without tunnels is nothing to a registry."""
     parties, tunnels = announcer()
     tunnels.presence_renewed(HOLDER, SessionSigner().present("here"), [])
-    assert [who for who, *_ in parties.heard] == ["routes", "siblings", "entrances"]
+    assert [who for who, *_ in parties.heard] == ["routes", "siblings", "ingress_nodes"]

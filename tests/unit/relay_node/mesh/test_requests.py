@@ -20,7 +20,7 @@ class Tunnel:
     def __init__(self, claim: Claim, presence: Presence | None) -> None:
         self.claim = claim
         self.label = claim.label
-        self.entrances: set[str] = set()
+        self.ingress_nodes: set[str] = set()
         self.holder = SimpleNamespace(presence=presence)
 
 
@@ -194,4 +194,4 @@ def test_only_own_tunnels_are_answered_and_visited() -> None:
     )
     requests.visit_arrived("nyc-1", "lane", opening)
     assert parts.received == [("visit", "lane", opening, None), ("visit", "lane", opening, tunnel)]
-    assert tunnel.entrances == {"nyc-1"}
+    assert tunnel.ingress_nodes == {"nyc-1"}

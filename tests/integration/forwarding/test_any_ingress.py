@@ -1,4 +1,4 @@
-"""Any entrance: a visitor may come to any node, and gets the bytes of the tunnel that its name says."""
+"""Any node is the ingress node: a visitor may come to any node, and gets the bytes of the tunnel that its name says."""
 
 import hashlib
 import socket
