@@ -1,7 +1,7 @@
 """The tunnels that nodes announce to a real registry: who finds them, whose a label is, and how many there may be."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -16,10 +16,13 @@ from portway_proto.v1.mesh_pb2 import (
 from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.wire.statements import SigningKey
 from portway_registry.server import Registry
+from portway_registry.state import keys
 from portway_registry.state.views import TunnelView
+from portway_registry.store.open import open_store
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.node_stream import all_known, stream
 from portway_testkit.clusters.registry import PATIENCE, Pki, channel
+from portway_testkit.clusters.replicas import LateStore
 from portway_testkit.signers import label_of
 
 # Labels that a node may have looked up in the store at once (services/mesh.py).
@@ -197,6 +200,38 @@ async def test_a_tenant_has_no_more_tunnels_than_its_quota(registry: Registry, p
         (eviction,) = [one for message in other.heard for one in message.evictions.evictions]
         assert (eviction.label, eviction.max_tunnels, eviction.of_token) == (second.label, 1, False)
         assert set(await admin.tunnels()) == {first.label}
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> list[LateStore]:
+    """The store of a registry that is started from now on, whose watches can be held back."""
+    opened: list[LateStore] = []
+
+    def open_late(spec: Any, *, on_failure: Callable[[BaseException], None]) -> LateStore:
+        opened.append(LateStore(open_store(spec, on_failure=on_failure), owned=True))
+        return opened[0]
+
+    monkeypatch.setattr("portway_registry.cluster.open_store", open_late)
+    return opened
+
+
+async def test_what_is_admitted_while_the_replica_is_behind_is_evicted_once_it_is_not(
+    late: list[LateStore], registry: Registry, pki: Pki, admin: AdminCaller
+) -> None:
+    """Whoever announces before the replica shows the tunnels of others finds room; the newest goes then."""
+    token = await admin.new_token(max_tunnels=2)
+    one, two = await admin.client(token), await admin.client(token)
+    first, second, third = one.tunnel("fra-1"), one.tunnel("fra-1"), two.tunnel("lon-1")
+    async with stream(registry, pki) as node, stream(registry, pki, "lon-1") as other:
+        late[0].hold(keys.TUNNELS)
+        await node.announce(first, second, of=[one])
+        await other.announce(third, of=[two])
+        assert other.evicted == []
+        late[0].release()
+        await other.until(lambda: other.evicted)
+        assert other.evicted == [(third.label, 1, EVICTION_REASON_QUOTA)]
+        assert set(await admin.tunnels()) == {first.label, second.label}
+        assert node.evicted == []
 
 
 async def test_what_is_over_the_quota_of_a_node_that_was_away_is_evicted_when_it_is_back(
