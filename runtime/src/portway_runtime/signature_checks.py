@@ -7,6 +7,8 @@ allowed.
 
 import asyncio
 import logging
+from collections import OrderedDict, deque
+from collections.abc import Hashable
 from typing import Final, Protocol
 
 from portway_runtime.threads import single_thread
@@ -26,23 +28,25 @@ class Checkable(Protocol):
 
 
 class SignatureChecks:
-    """Checks in the order in which they were asked for. Needs a running loop."""
+    """Checks one of each sender in turn, and of one sender in the order in which they were asked for: many of one keep
+    no other waiting. Needs a running loop."""
 
     def __init__(self) -> None:
         """Start the thread. Raises NoThread."""
         self._thread = single_thread("portway signatures")
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[Checkable, asyncio.Future[bool]]] = []
+        # By sender; the one whose turn it is comes first.
+        self._waiting: OrderedDict[Hashable, deque[tuple[Checkable, asyncio.Future[bool]]]] = OrderedDict()
         self._running = False
 
     def __len__(self) -> int:
         """Signatures that wait for the thread."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
-    def check(self, signed: Checkable) -> "asyncio.Future[bool]":
-        """A future of whether it is genuine."""
+    def check(self, signed: Checkable, sender: Hashable = None) -> "asyncio.Future[bool]":
+        """A future of whether it is genuine. All that have no `sender` share the turns of one."""
         answer: asyncio.Future[bool] = self._loop.create_future()
-        self._waiting.append((signed, answer))
+        self._waiting.setdefault(sender, deque()).append((signed, answer))
         if not self._running:
             self._running = True
             self._loop.call_soon(self._start)  # what else is asked for in this turn of the loop goes along
@@ -50,20 +54,30 @@ class SignatureChecks:
 
     def close(self) -> None:
         """Stop; checks that have not begun are cancelled."""
-        for _, answer in self._waiting:
-            answer.cancel()
+        for asked in self._waiting.values():
+            for _, answer in asked:
+                answer.cancel()
         self._waiting.clear()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> None:
-        batch, self._waiting = self._waiting[:_PER_TURN], self._waiting[_PER_TURN:]
-        batch = [(signed, answer) for signed, answer in batch if not answer.done()]
+        batch = [(signed, answer) for signed, answer in self._take() if not answer.done()]
         if not batch:
             self._running = bool(self._waiting)
             if self._running:
                 self._loop.call_soon(self._start)
             return
         self._thread.submit(self._check, batch)
+
+    def _take(self) -> "list[tuple[Checkable, asyncio.Future[bool]]]":
+        """Those of the next turn of the thread."""
+        taken: list[tuple[Checkable, asyncio.Future[bool]]] = []
+        while self._waiting and len(taken) < _PER_TURN:
+            sender, asked = self._waiting.popitem(last=False)
+            taken.append(asked.popleft())
+            if asked:
+                self._waiting[sender] = asked  # behind the others
+        return taken
 
     def _check(self, batch: list[tuple[Checkable, "asyncio.Future[bool]"]]) -> None:
         """On the thread."""

@@ -57,6 +57,21 @@ async def test_one_that_is_cancelled_keeps_no_other_waiting() -> None:
     checks.close()
 
 
+async def test_many_of_one_sender_keep_no_other_waiting() -> None:
+    """Whoever comes later with one has its answer after one turn of the thread; each sender's own are in order."""
+    checks, answered = SignatureChecks(), list[asyncio.Future[bool]]()
+    many = [checks.check(Fake(), "many") for _ in range(1_000)]
+    one = checks.check(Fake(), "one")
+    for each in (*many, one):
+        each.add_done_callback(answered.append)
+    await asyncio.gather(*many, one)
+    assert answered.index(one) <= 1
+    answered.remove(one)
+    assert answered == many
+    assert not len(checks)
+    checks.close()
+
+
 async def test_close_cancels_what_waits() -> None:
     """A check that has not begun is cancelled, and nothing keeps the process from ending."""
     checks = SignatureChecks()

@@ -99,7 +99,7 @@ class SiblingTunnels:
         if self._checks.wait(sender, 1):
             return False
         unchecked = self._tickets.unchecked(tunnel.ticket)
-        await self._checks.check(unchecked)
+        await self._checks.check(unchecked, sender)
         ticket = unchecked.ticket
         fits = ticket is not None and (ticket.label, ticket.port) == (tunnel.label, tunnel.unencrypted_port)
         if ticket is None or not fits or self._owners.newest(ticket) is None:

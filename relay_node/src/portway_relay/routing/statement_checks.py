@@ -41,9 +41,10 @@ class StatementChecks:
             self.unchecked[sender.kind] += signatures
         return wait
 
-    def check(self, signed: Checkable) -> "asyncio.Future[bool]":
-        """A future of whether it is genuine; nobody is charged."""
-        return self._checks.check(signed)
+    def check(self, signed: Checkable, sender: Sender | None = None) -> "asyncio.Future[bool]":
+        """A future of whether it is genuine; nobody is charged. Senders take turns, and those that are not known yet
+        share those of one."""
+        return self._checks.check(signed, sender)
 
     def close(self) -> None:
         """Stop; checks that have not begun are cancelled."""

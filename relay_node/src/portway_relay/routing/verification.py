@@ -59,7 +59,7 @@ class Verification:
         """Begin a check; None above the sender's budget. What a registry answers is bounded by what it is asked."""
         if word.sender != REGISTRY and self._checks.wait(word.sender, 1):
             return None
-        checking = self._checks.check(word.signed(self._checks.cluster))
+        checking = self._checks.check(word.signed(self._checks.cluster), word.sender)
         self._checking[word] = checking
         checking.add_done_callback(lambda checking: self._checked(word, checking))
         return checking

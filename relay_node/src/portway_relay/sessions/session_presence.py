@@ -101,7 +101,7 @@ class SessionPresence:
         return genuine
 
     def _check(self, presence: Presence) -> "asyncio.Future[bool]":
-        checking = self._checking = self._checks.check(presence.signed(self._checks.cluster))
+        checking = self._checking = self._checks.check(presence.signed(self._checks.cluster), self.sender)
         checking.add_done_callback(lambda checking: self._has_checked(presence, checking))
         return checking
 
@@ -126,7 +126,7 @@ class SessionPresence:
         same = (grant.session_key, grant.token_id, grant.tenant) == (mine.session_key, mine.token_id, mine.tenant)
         if not same or self._checks.wait(self.sender, 1):
             return
-        checking = self._checks.check(grant.signed)
+        checking = self._checks.check(grant.signed, self.sender)
 
         def checked(checking: "asyncio.Future[bool]") -> None:
             if not checking.cancelled() and checking.result():

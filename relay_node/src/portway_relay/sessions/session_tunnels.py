@@ -320,7 +320,7 @@ class SessionTunnels:
     async def _bind(self, bind: Bind, claim: Claim, options: TunnelOptions) -> None:
         context, label = self._context, claim.label
         try:
-            genuine = context.checks.check(claim.signed(context.checks.cluster))
+            genuine = context.checks.check(claim.signed(context.checks.cluster), self.shown.sender)
             if not await self.shown.genuine() or not await genuine:
                 raise Refused(FAILURE_CODE_CLAIM, "the claim, or the presence that lists it, is forged")
             await context.verification.settle(label, above=claim)
@@ -349,7 +349,7 @@ class SessionTunnels:
         context = self._context
         unchecked = context.tickets.unchecked(bind.ticket)
         if not context.checks.wait(self.shown.sender, 1):
-            await context.checks.check(unchecked)
+            await context.checks.check(unchecked, self.shown.sender)
         ticket = unchecked.ticket
         newest = None if ticket is None or ticket.label != label else context.owners.newest(ticket)
         if newest is None:

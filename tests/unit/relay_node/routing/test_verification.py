@@ -27,7 +27,7 @@ class Checks:
         self.charged.append(sender)
         return 0.0
 
-    def check(self, signed: Signed) -> "asyncio.Future[bool]":
+    def check(self, signed: Signed, sender: Sender | None = None) -> "asyncio.Future[bool]":
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.asked.append((signed, answer))
         if self.at_once:
