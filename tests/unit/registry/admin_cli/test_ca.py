@@ -20,6 +20,7 @@ def test_a_cluster_s_own_ca_is_replaced(own: Stage) -> None:
         said == f"CA {new['id']} issues certificates from now on. `ca list` shows when the one before may be retired.\n"
     )
     assert (before["id"], before["state"]) == (old["id"], "retiring")
+    own.until_unused(old["id"])
     assert own.say("ca", "retire", old["id"]).stdout == f"CA {old['id']} is retired.\n"
     assert [one["id"] for one in own.ask("ca", "list")["authorities"]] == [new["id"]]
     entries = [(one["action"], one["target"]) for one in own.ask("audit", "list")["entries"]]

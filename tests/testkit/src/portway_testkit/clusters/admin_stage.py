@@ -18,6 +18,7 @@ from portway_registry.server import Registry
 from portway_testkit.clusters.node_stream import NodeStream
 from portway_testkit.clusters.registry import Pki, bearer, channel, client_of, node_info
 from portway_testkit.signers import AnnouncedClient
+from portway_testkit.waiting import eventually
 
 T = TypeVar("T")
 
@@ -102,6 +103,16 @@ class Stage:
         assert result.exit_code == 0, result.output
         (line,) = result.stdout.splitlines()
         return json.loads(line)
+
+    def until_unused(self, authority: str) -> None:
+        """Wait until the registry shows that it has no certificate of this CA any more: it reads its own record, too,
+        where all do."""
+
+        def is_unused() -> bool:
+            (found,) = (one for one in self.ask("ca", "list")["authorities"] if one["id"] == authority)
+            return not found["used_by_replicas"]
+
+        eventually(is_unused)
 
 
 def call(*arguments: str, **environment: str) -> Result:
