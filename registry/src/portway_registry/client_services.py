@@ -98,7 +98,7 @@ def client_services(
     )
     return ClientServices(
         discovery,
-        Enrolment(cluster.certificates, views.replicas),
+        Enrolment(cluster.certificates, views),
         admin,
         by_token(tokens, invitations),
         streams,

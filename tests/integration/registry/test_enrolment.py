@@ -1,9 +1,10 @@
 """What a registry signs for whom: every way in that is not the right one, and certificates that stand no more."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,10 +21,13 @@ from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NodeCertificate
 from portway_registry.config import Config
 from portway_registry.server import Registry
+from portway_registry.state import keys
+from portway_registry.store.open import open_store
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.node_stream import NodeStream, StreamEnded
 from portway_testkit.clusters.registry import Pki, bearer, channel, node_info, running
+from portway_testkit.clusters.replicas import LateStore
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,37 @@ async def test_who_replaced_a_node_ends_its_session(
         await node.until(lambda: "fra-1" in node.peers)
         await join(public, (await admin.invite(node="fra-1")).token, new_key())
         assert (await node.ended()).code is StatusCode.UNAUTHENTICATED
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[], LateStore]:
+    """The store of the registry that is started next, whose watches can be held back."""
+    opened: list[LateStore] = []
+
+    def open_late(spec: Any, *, on_failure: Callable[[BaseException], None]) -> LateStore:
+        opened.append(LateStore(open_store(spec, on_failure=on_failure), owned=True))
+        return opened[-1]
+
+    monkeypatch.setattr("portway_registry.cluster.open_store", open_late)
+    return lambda: opened[-1]
+
+
+async def test_a_node_has_its_certificate_once_those_before_are_refused(
+    late: Callable[[], LateStore], registry: Registry, public: grpc.aio.Channel, admin: AdminCaller
+) -> None:
+    """However late the registry hears of what it has written itself."""
+    key = new_key()
+    got = await join(public, (await admin.invite()).token, key)
+    token = (await admin.invite(node="fra-1")).token
+    late().hold(keys.IDENTITIES)
+    joining = asyncio.ensure_future(join(public, token, new_key()))
+    done, _ = await asyncio.wait([joining], timeout=0.3)
+    assert not done
+    late().release()
+    await joining
+    async with channel(registry.mesh_address, got.cluster_ca, (got.certificate, key.pem), mesh=True) as mesh:
+        code, _ = await refused(MeshStub(mesh).Resolve(ResolveRequest(label="a" * 16)))
+    assert code is StatusCode.UNAUTHENTICATED
 
 
 async def order(admin: AdminCaller, what: "admin_pb2.NodeOrder.ValueType") -> None:
