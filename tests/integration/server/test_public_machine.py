@@ -30,7 +30,7 @@ class Internet:
         self._held = ExitStack()
 
     def __enter__(self) -> "Internet":
-        address = self.machine.address
+        address, pebble = self.machine.address, needed("pebble")
         settings = write_settings(
             self.folder, self.ca, names=(address,), listen=f"{address}:14000", own=f"{address}:15000"
         )
@@ -38,7 +38,7 @@ class Internet:
         dns = self._run("dns", *zone, DOMAIN, self._server, self._delegation)
         assert dns.line() == "answers"
         resolver = f"{self.machine.address}:53"
-        self._run("acme", needed("pebble"), "-strict", "-config", settings, "-dnsserver", resolver)
+        self._run("acme", pebble, "-strict", "-config", settings, "-dnsserver", resolver)
         return self
 
     def __exit__(self, *_: object) -> None:
