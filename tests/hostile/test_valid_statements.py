@@ -126,8 +126,9 @@ async def test_a_nodes_genuine_claims_cost_its_own_budget(
         with lane_to(besieged, MESH_ALPN, hostile) as lane:
             peer = Peer(version=PROTOCOL_VERSION, control=True)
             lane.sendall(encode_frame(FrameType.PEER, peer.SerializeToString()))
-            with Flood(lane, frames, IN_A_FRAME / RATE) as flood, Download(besieged.tunnel, besieged.ca) as download:
-                figures = besiege(download, flood, besieged.pid, ENOUGH, during=lambda: opened(besieged))
+            with Flood(lane, frames, IN_A_FRAME / RATE) as flood:
+                with Download(besieged.tunnel, besieged.ca) as download:
+                    figures = besiege(download, flood, besieged.pid, ENOUGH, during=lambda: opened(besieged))
                 flood.hurry()
                 flood.go()
                 eventually(lambda: passed_over(besieged, before, "node") > 0)
