@@ -19,6 +19,8 @@ from portway_testkit.clusters.views import ViewedStore
 HOUR = 3_600_000
 DAY = 24 * HOUR
 START = 1_800_000_000_000
+# Seconds: what is due takes effect within, on a busy machine too; what is not is waited for as long.
+PATIENCE = 0.5
 
 
 class RotatedKeys:
@@ -30,7 +32,7 @@ class RotatedKeys:
         self.store: EmbeddedStore = cluster.store
         self.audit = Audit(self.store, lambda: self.now)
         self._replicas = [
-            GrantKeys(self.store, cluster.views, self.audit, lambda: self.now, patience=0.1) for _ in range(2)
+            GrantKeys(self.store, cluster.views, self.audit, lambda: self.now, patience=PATIENCE) for _ in range(2)
         ]
         self.keys = self._replicas[0]
 
