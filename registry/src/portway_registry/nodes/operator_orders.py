@@ -7,13 +7,13 @@ Here: giving an order and taking it back. Not here: how nodes learn of it.
 import logging
 from collections.abc import Callable
 
-from portway_registry.errors import InvalidRequest, NotFound, StoreUnavailable
+from portway_registry.errors import InvalidRequest, NotFound
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import Order, OrderRecord, encode
 from portway_registry.state.views import View, Views
-from portway_registry.store.contract import Store
-from portway_registry.store.update import TRIES, revision_of
+from portway_registry.store.contract import Entry, Store
+from portway_registry.store.update import Decision, update
 from portway_registry.tunnels.port_blocks import release_blocks
 
 logger = logging.getLogger(__name__)
@@ -43,11 +43,14 @@ class OperatorOrders:
 
         Raises NotFound for an unknown node, InvalidRequest, StoreUnavailable.
         """
-        for _ in range(TRIES):
-            if await self._written(node, order):
-                break
-        else:
-            raise StoreUnavailable("the node's order changed at each try to write it")
+
+        async def decide(entry: Entry | None) -> Decision[None]:
+            await self._require_allowed(node, order, entry)
+            if order is None:
+                return Decision(None, deletes=True)
+            return Decision(None, encode(OrderRecord(node, order, self._now_ms())))
+
+        await update(self._store, keys.order(node), decide, "the node's order changed at each try to write it")
         if order is Order.REMOVE:
             entry = await self._store.get(keys.node(node))
             if entry is not None:
@@ -57,24 +60,22 @@ class OperatorOrders:
         logger.info("node ordered", extra={"node": node, "order": order or "serve"})
         await self._audit.add_done(by, f"node.{order or 'serve'}", node)
 
-    async def _written(self, node: str, order: Order | None) -> bool:
-        """Write the order, unless the one before has changed meanwhile. Decided by what the store has: a node that has
-        just registered is known, and one that another replica has just removed stays removed."""
-        views, key = self._views, keys.order(node)
+    async def _require_allowed(self, node: str, order: Order | None, entry: Entry | None) -> None:
+        """entry: the node's order so far. Decided by what the store has: a node that has just registered is known, and
+        one that another replica has just removed stays removed. Raises NotFound and InvalidRequest."""
+        views = self._views
         await views.identities.caught_up(node)
         await views.nodes.caught_up(node)
-        identity, entry = views.identities.get(node), await self._store.get(key)
+        identity = views.identities.get(node)
         if identity is None and entry is None and node not in views.nodes.items:
             raise NotFound(f"no node {node!r} is known: see `portway-admin node list`")
         before = None if entry is None else views.orders.decode(entry)
-        was_removed = before is not None and before.order is Order.REMOVE
-        if was_removed and identity is not None and order is not Order.REMOVE:
+        if before is None or before.order is not Order.REMOVE:
+            return
+        if identity is not None and order is not Order.REMOVE:
             raise InvalidRequest(
                 f"node {node} was removed: invite it anew (`portway-admin node invite --region {identity.region} "
                 f"--name {node}`)"
             )
-        if was_removed and order in (Order.CORDON, Order.DRAIN):
+        if order in (Order.CORDON, Order.DRAIN):
             raise InvalidRequest(f"node {node} was removed: only `portway-admin node serve {node}` takes that back")
-        if order is None:
-            return entry is None or await self._store.delete(key, expected=entry.modified)
-        return await self._store.put(key, encode(OrderRecord(node, order, self._now_ms())), expected=revision_of(entry))

@@ -33,10 +33,11 @@ def revision_of(found: Stored | None) -> Revision:
 
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[R]):
-    """What to write to a key, None for nothing, and what the caller gets when that is done."""
+    """What to write to a key, None for nothing, or whether to delete it; and what the caller gets when that is done."""
 
     result: R
     value: bytes | None = None
+    deletes: bool = False
 
 
 async def update(store: Store, key: str, decide: Callable[[Entry | None], Awaitable[Decision[R]]], contended: str) -> R:
@@ -48,9 +49,16 @@ async def update(store: Store, key: str, decide: Callable[[Entry | None], Awaita
     for _ in range(TRIES):
         entry = await store.get(key)
         decision = await decide(entry)
-        if decision.value is None or await store.put(key, decision.value, expected=revision_of(entry)):
+        if await _carried_out(store, key, entry, decision):
             return decision.result
     raise StoreUnavailable(contended)
+
+
+async def _carried_out(store: Store, key: str, before: Entry | None, decision: Decision[R]) -> bool:
+    """False when another writer came first."""
+    if decision.deletes:
+        return before is None or await store.delete(key, expected=before.modified)
+    return decision.value is None or await store.put(key, decision.value, expected=revision_of(before))
 
 
 async def create(store: Store, make: Callable[[], tuple[str, bytes, R]], contended: str) -> R:
