@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from portway_testkit.clusters.cluster import Cluster
-from portway_testkit.clusters.dns_mesh import BELIEVED, dns_plans, ingress_nodes, named, named_everywhere
+from portway_testkit.clusters.dns_mesh import BELIEVED, dns_plans, named, named_at_all, named_everywhere
 from portway_testkit.links.cable import Cable
 from portway_testkit.waiting import eventually
 
@@ -32,11 +32,11 @@ def test_a_silent_node_is_named_nowhere_and_again_when_it_is_back(cable: Cable) 
     cable.drop()
     dropped = time.monotonic()
     for at in OTHERS:
-        eventually(lambda at=at: SILENT not in ingress_nodes(mesh, at) | named(mesh, at))  # type: ignore[misc]
+        eventually(lambda at=at: SILENT not in named_at_all(mesh, at) | named(mesh, at))  # type: ignore[misc]
     took = time.monotonic() - dropped
     print(f"out of answers after {took:.1f} s")
     assert took < WORST
     assert all(named(mesh, at) == set(OTHERS) for at in OTHERS)
     cable.mend()
     for at in OTHERS:
-        eventually(lambda at=at: SILENT in ingress_nodes(mesh, at))  # type: ignore[misc]
+        eventually(lambda at=at: SILENT in named_at_all(mesh, at))  # type: ignore[misc]

@@ -15,8 +15,8 @@ from portway_testkit.clusters.dns_mesh import (
     NAMES,
     data,
     dns_settings,
-    ingress_nodes,
     named,
+    named_at_all,
     named_everywhere,
 )
 from portway_testkit.clusters.etcd import EtcdServer
@@ -82,12 +82,12 @@ def test_names_resolve_and_visitors_are_served_through_nodes_that_were_started_a
             assert data(mesh, name, "own", "TXT") == {'"x"'}
             assert len(data(mesh, name, "", "NS")) == len(NAMES)
             for at in NAMES:
-                eventually(lambda at=at: ingress_nodes(mesh, at) == set(NAMES))  # type: ignore[misc]
+                eventually(lambda at=at: named_at_all(mesh, at) == set(NAMES))  # type: ignore[misc]
                 assert len(named(mesh, at)) == ADDRESSES_AT[at]
                 eventually(lambda at=at: answered(mesh, at, tunnel.host) == "own")  # type: ignore[misc]
         assert home_of(mesh, tunnel)
         mesh.nodes["fra-2"].kill()
-        eventually(lambda: "fra-2" not in ingress_nodes(mesh, "fra-1") | named(mesh, "fra-1"))
+        eventually(lambda: "fra-2" not in named_at_all(mesh, "fra-1") | named(mesh, "fra-1"))
         with tunnel_named("second") as second:
             for at in ("fra-1", "iad-1"):
                 eventually(lambda at=at: answered(mesh, at, second.host) == "second")  # type: ignore[misc]
@@ -137,6 +137,6 @@ def test_what_was_forbidden_stays_forbidden(
         for one in cluster.nodes.values():
             one.restart()
             assert token_id in one.node._serving.grants._revoked
-    eventually(lambda: ingress_nodes(cluster, "iad-1") == {"iad-1", "fra-1"} and named(cluster, "iad-1") == {"iad-1"})
+    eventually(lambda: named_at_all(cluster, "iad-1") == {"iad-1", "fra-1"} and named(cluster, "iad-1") == {"iad-1"})
     assert named(cluster, "fra-1") == {"iad-1"}
     assert node.node._lifecycle.state == 2  # cordoned

@@ -6,7 +6,7 @@ import dns.rcode
 import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_CORDON, NODE_ORDER_DRAIN, NODE_ORDER_SERVE
 from portway_testkit.clusters.cluster import DOMAIN, Cluster
-from portway_testkit.clusters.dns_mesh import ADDRESSES, ADDRESSES_AT, LABEL, NAMES, ask, data, ingress_nodes, named
+from portway_testkit.clusters.dns_mesh import ADDRESSES, ADDRESSES_AT, LABEL, NAMES, ask, data, named, named_at_all
 from portway_testkit.waiting import eventually
 
 # Seconds within which a node that drains or was reset is in nobody's answers any more.
@@ -18,7 +18,7 @@ def out_at_all_others(cluster: Cluster, gone: str) -> float:
     began = time.monotonic()
     for at in NAMES:
         if at != gone:
-            eventually(lambda at=at: gone not in ingress_nodes(cluster, at) | named(cluster, at))  # type: ignore[misc]
+            eventually(lambda at=at: gone not in named_at_all(cluster, at) | named(cluster, at))  # type: ignore[misc]
     return time.monotonic() - began
 
 
@@ -44,7 +44,7 @@ def test_name_servers_have_names_and_addresses(mesh: Cluster) -> None:
     assert answers[0] == answers[1] == answers[2]
     assert set().union(*answers[0].values()) == set(ADDRESSES.values())
     mesh.nodes["fra-2"].stop()
-    eventually(lambda: "fra-2" not in ingress_nodes(mesh, "iad-1"))
+    eventually(lambda: "fra-2" not in named_at_all(mesh, "iad-1"))
     assert {n: data(mesh, "iad-1", f"ns{n}", "A") for n in (1, 2, 3)} == answers[0]
 
 
@@ -55,10 +55,10 @@ def test_a_node_that_drains_is_in_no_answer(mesh: Cluster, order: "int") -> None
     took = out_at_all_others(mesh, "fra-2")
     print(f"out of answers after {took:.2f} s")
     assert took < SOON
-    eventually(lambda: "fra-2" not in ingress_nodes(mesh, "fra-2"))
+    eventually(lambda: "fra-2" not in named_at_all(mesh, "fra-2"))
     mesh.admin.order("fra-2", NODE_ORDER_SERVE)
     for at in NAMES:
-        eventually(lambda at=at: "fra-2" in ingress_nodes(mesh, at))  # type: ignore[misc]
+        eventually(lambda at=at: "fra-2" in named_at_all(mesh, at))  # type: ignore[misc]
 
 
 def test_a_node_that_was_reset_is_in_no_answer(mesh: Cluster) -> None:
@@ -68,14 +68,14 @@ def test_a_node_that_was_reset_is_in_no_answer(mesh: Cluster) -> None:
     assert took < SOON
     mesh.nodes["fra-2"].start()
     for at in NAMES:
-        eventually(lambda at=at: "fra-2" in ingress_nodes(mesh, at))  # type: ignore[misc]
+        eventually(lambda at=at: "fra-2" in named_at_all(mesh, at))  # type: ignore[misc]
 
 
 def test_with_no_registry_names_resolve_and_nodes_that_leave_are_left_out(mesh: Cluster) -> None:
     """The nodes know each other, and tell each other when they go."""
     mesh.stop_registry()
     for at in NAMES:
-        assert ingress_nodes(mesh, at) == set(NAMES)
+        assert named_at_all(mesh, at) == set(NAMES)
         assert len(named(mesh, at)) == ADDRESSES_AT[at]
 
     async def drain() -> None:
@@ -123,4 +123,4 @@ def test_a_node_that_starts_anew_answers_by_all_records(mesh: Cluster) -> None:
     mesh.admin.add_dns_record("a", "TXT", '"x"')
     mesh.nodes["fra-1"].restart()
     eventually(lambda: data(mesh, "fra-1", "a", "TXT") == {'"x"'})
-    eventually(lambda: ingress_nodes(mesh, "fra-1") == set(NAMES))
+    eventually(lambda: named_at_all(mesh, "fra-1") == set(NAMES))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from portway_relay.config import NodeLimits
 from portway_testkit.clusters.cluster import DOMAIN, Cluster, NodePlan
-from portway_testkit.clusters.dns_mesh import BELIEVED, dns_plans, ingress_nodes
+from portway_testkit.clusters.dns_mesh import BELIEVED, dns_plans, named_at_all
 from portway_testkit.processes.running_program import needed
 from portway_testkit.waiting import eventually
 
@@ -25,7 +25,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     limits = NodeLimits(dns_answers_per_second=1_000_000, dns_answer_burst=1_000_000)
     plans = (NodePlan(plan.name, plan.region, limits, settings=plan.settings),)
     with Cluster(tmp_path, plans, settings=BELIEVED) as cluster:
-        eventually(lambda: ingress_nodes(cluster, "fra-1"))
+        eventually(lambda: named_at_all(cluster, "fra-1"))
         yield cluster
 
 

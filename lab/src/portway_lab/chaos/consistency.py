@@ -24,7 +24,7 @@ _POLL = 0.5
 _TIMEOUT = 6.0
 _AT_ONCE = 16
 _PREFIX = "portway_relay_"
-_Ingress = tuple[NamedTunnel, str, bool]  # a tunnel, a node, whether at its raw port
+_Target = tuple[NamedTunnel, str, bool]  # a tunnel, a node, whether at its raw port
 _AT_REST = ("visits", "sessions_away", "half_open_connections", "greeting_lanes")
 
 
@@ -38,24 +38,24 @@ def settle(question: Callable[[], list[str]], within: float = _SETTLES_WITHIN) -
 
 def not_served(stage: Stage) -> list[str]:
     """Open tunnels that are not served at some node. Raises WrongBytes."""
-    ingress_nodes = [
+    targets = [
         (tunnel, node, raw) for tunnel, raw in stage.addresses() for node in stage.ingress_nodes(tunnel, raw=raw)
     ]
-    return [f"not served: {where}" for where in _unserved(stage, ingress_nodes)]
+    return [f"not served: {where}" for where in _unserved(stage, targets)]
 
 
 def severed(stage: Stage) -> tuple[int, list[str]]:
     """The visits that were made, and those not served, of tunnels that were never at the hostile node, at the other
     nodes. While it alone does harm there must be none. Raises WrongBytes."""
-    ingress_nodes = [
+    targets = [
         (tunnel, node, raw)
         for tunnel, raw in stage.addresses()
         if not stage.hostile.was_placed(tunnel.label)
         for node in stage.ingress_nodes(tunnel, raw=raw)
         if node != HOSTILE
     ]
-    wrong = [f"not served while only {HOSTILE} lied: {where}" for where in _unserved(stage, ingress_nodes)]
-    return len(ingress_nodes), wrong
+    wrong = [f"not served while only {HOSTILE} lied: {where}" for where in _unserved(stage, targets)]
+    return len(targets), wrong
 
 
 def not_at_hostile(stage: Stage) -> list[str]:
@@ -94,45 +94,44 @@ def still_answered(stage: Stage) -> list[str]:
     tunnel."""
     ledger = stage.ledger
     lives = {life.tunnel.name: life for life in ledger.closed()}
-    ingress_nodes = [
+    targets = [
         (life.tunnel, node, raw)
         for life, raw in itertools.product(lives.values(), (False, True))
         if not raw or (life.tunnel.raw_port and not ledger.may_be_reassigned(life))
         for node in stage.ingress_nodes(life.tunnel, raw=raw)
     ]
-    visits = _visit_all(stage, ingress_nodes)
+    visits = _visit_all(stage, targets)
     wrong = [
-        lives[tunnel.name].violation(done, ledger.rest)
-        for (tunnel, _, _), done in zip(ingress_nodes, visits, strict=True)
+        lives[tunnel.name].violation(done, ledger.rest) for (tunnel, _, _), done in zip(targets, visits, strict=True)
     ]
     return list(filter(None, wrong))
 
 
-def _unserved(stage: Stage, ingress_nodes: Sequence[_Ingress]) -> list[str]:
+def _unserved(stage: Stage, targets: Sequence[_Target]) -> list[str]:
     """Where a visitor does not get its tunnel's bytes, and why. Raises WrongBytes, which no later check can make good,
     when one gets others."""
-    visits = _visit_all(stage, ingress_nodes)
+    visits = _visit_all(stage, targets)
     for done in visits:
         if done.got in (Got.FOREIGN, Got.HOSTILE):
             raise WrongBytes(f"at {done.node}: {done.reason}")
     return [
         f"{tunnel.name}{' (raw)' if raw else ''} at {node}: {done.reason}"
-        for (tunnel, node, raw), done in zip(ingress_nodes, visits, strict=True)
+        for (tunnel, node, raw), done in zip(targets, visits, strict=True)
         if done.got is not Got.OWN
     ]
 
 
-def _visit_all(stage: Stage, ingress_nodes: Sequence[_Ingress]) -> list[Visit]:
+def _visit_all(stage: Stage, targets: Sequence[_Target]) -> list[Visit]:
     context = visitor_context(stage.cluster.ca)
     questions = (Ask(1_000), Ask(1_000, upload=True))
 
-    def one(ingress: _Ingress) -> Visit:
-        tunnel, node, raw = ingress
+    def one(target: _Target) -> Visit:
+        tunnel, node, raw = target
         with stage.network.inside(VISITOR):
             return visit(stage, context, tunnel, node, questions, raw=raw)
 
     with ThreadPoolExecutor(_AT_ONCE) as visitors:
-        return list(visitors.map(one, ingress_nodes))
+        return list(visitors.map(one, targets))
 
 
 def disagreements(stage: Stage, *, closed: bool = False) -> list[str]:

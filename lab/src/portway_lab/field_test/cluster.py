@@ -220,9 +220,6 @@ class FieldCluster:
         file = self.machines[machine].root / "etc/portway/relay.toml"
         return str(tomllib.loads(file.read_text())["name"]) if file.exists() else ""
 
-    def _machines_by_node(self) -> dict[str, str]:
-        return {self.node_name(name): name for name in self.machines if name != LAPTOP.name}
-
     def wait_ready(self, *names: str, version: str = "") -> None:
         """Return once the nodes of machines take clients; with `version`, once they are of it."""
         deadline = time.monotonic() + _READY_WITHIN
@@ -287,6 +284,9 @@ class FieldCluster:
         while time.monotonic() < end:
             self._processes.check_alive()
             time.sleep(_POLL)
+
+    def _machines_by_node(self) -> dict[str, str]:
+        return {self.node_name(name): name for name in self.machines if name != LAPTOP.name}
 
 
 def _is_ready(node: dict[str, Any] | None, version: str) -> bool:

@@ -33,6 +33,7 @@ from portway_registry.pki.signing import Signer
 from portway_registry.state import keys
 from portway_registry.state.audit import Audit
 from portway_registry.state.records import Role, TokenRecord, encode
+from portway_registry.state.store_reach import StoreReach
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
@@ -152,6 +153,7 @@ async def _measure(infos: tuple[NodeInfo, NodeInfo]) -> Costs:
         cluster_id=_CLUSTER,
         authority=ClusterAuthority(signer.pem, signer),
         dns=DnsBoard(views, domain=None, registry_name=""),
+        reach=StoreReach(store, on_failure=failures.append),
         lease_seconds=Config().lease_seconds,
         on_failure=failures.append,
     )

@@ -86,13 +86,13 @@ class Hub:
         on_failure: Callable[[BaseException], None],
         dial: Dial | None = None,
         dns: DnsBoard,
+        reach: StoreReach,
         registry_name: str = "",
         certificates: HeldCertificates | None = None,
-        reach: StoreReach | None = None,
     ) -> None:
         """lease_seconds: from a node's last KeepAlive until it is dropped. Without `dial` addresses are not checked,
         and all nodes count as reached. registry_name: what connections that nodes pass on to the registry are for.
-        certificates: handed to nodes, None when none are obtained. reach: as the store's, which nodes are told."""
+        certificates: handed to nodes, None when none are obtained."""
         self._store = store
         self._views = views
         self._grants = grants
@@ -143,9 +143,8 @@ class Hub:
             self._views.front_key.subscribe(self._fronts.key_changed),
             self._views.identities.subscribe(self._fronts.identity_changed),
             self._authority.subscribe(self._authorities_changed),
+            self._reach.subscribe(self._send_reach),
         ]
-        if self._reach is not None:
-            self._reach.subscribe(self._send_reach)
         if self._certificates is not None:
             self._unsubscribe.append(self._certificates.subscribe(self._send_certificates))
         self._tasks.spawn(self._send_peers(), name="send peers")
@@ -236,7 +235,7 @@ class Hub:
             session.outbox.registry_fronts(self._fronts.fronts(info.name))
             if self._certificates is not None:
                 session.outbox.zone_certificates(self._certificates.for_nodes())
-            if self._reach is not None and self._reach.away:
+            if self._reach.away:
                 session.outbox.store_reach(away=True)
             session.outbox.order(_order_message(self._views.orders.get(info.name)))
             # What was over a quota while the node had no session is over it still.
@@ -315,7 +314,6 @@ class Hub:
                 session.outbox.zone_certificates(held)
 
     def _send_reach(self) -> None:
-        assert self._reach is not None
         for session in self._sessions.values():
             session.outbox.store_reach(away=self._reach.away)
 

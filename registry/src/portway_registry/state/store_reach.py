@@ -46,9 +46,10 @@ class StoreReach:
         self._subscribers: list[Callable[[], None]] = []
         self.away = False  # no read was answered for seconds
 
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        """Call `changed()` whenever `away` has changed."""
+    def subscribe(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call `changed()` whenever `away` has changed. Returns a function that unsubscribes."""
         self._subscribers.append(changed)
+        return lambda: self._subscribers.remove(changed)
 
     def start(self) -> None:
         """Keep asking."""
@@ -79,7 +80,7 @@ class StoreReach:
             logger.warning("the store is not reached: nodes go to another registry, if one reaches it")
         else:
             logger.info("the store is reached again")
-        for changed in self._subscribers:
+        for changed in tuple(self._subscribers):
             changed()
 
     async def _ask(self) -> None:
@@ -89,16 +90,18 @@ class StoreReach:
         await asyncio.wait([self._asking])
 
     async def _read(self) -> None:
-        began = self._clock()
+        began, answered = self._clock(), True
         try:
             async with asyncio.timeout(_READ_TIME):
                 await self._store.get(keys.SETTINGS)
         except (StoreUnavailable, TimeoutError):
-            self._silent_since = began if self._silent_since is None else self._silent_since
-        except StoreError:  # it has answered
-            self._silent_since = None
-        else:
-            self._silent_since = None
+            answered = False
+        except StoreError:
+            pass  # a refusal is an answer
         finally:
             self._asking = None
+        if answered:
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = began
         self._asked_at = self._clock()

@@ -5,7 +5,7 @@ import logging
 import pytest
 from portway_proto.v1.mesh_pb2 import StoreReach
 from portway_relay.registry_link import store_search
-from portway_testkit.fakes.fake_mesh import LEASE, MakeNode, Serve
+from portway_testkit.fakes.fake_mesh import LEASE, MakeNode, NodeEnd, Serve, Served
 from portway_testkit.links.carrier_link import until
 
 AWAY, BACK = StoreReach(away=True), StoreReach(away=False)
@@ -15,6 +15,17 @@ AWAY, BACK = StoreReach(away=True), StoreReach(away=False)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_search, "_SPREAD", 0.0)
     monkeypatch.setattr(store_search, "_PAUSES", (0.02, 0.02))
+
+
+async def searching(serve: Serve, node: MakeNode) -> tuple[Served, Served, NodeEnd]:
+    """Two registries that do not reach their store, and a node of the first one, which has asked the second one."""
+    one, other = await serve(), await serve()
+    one.mesh.reaches_store = other.mesh.reaches_store = False
+    end = node(one, other)
+    await until(lambda: end.calls.connected)
+    one.mesh.say(store_reach=AWAY)
+    await until(lambda: bool(other.mesh.asked))
+    return one, other, end
 
 
 async def test_it_goes_to_one_that_reaches_its_store(serve: Serve, node: MakeNode) -> None:
@@ -56,12 +67,7 @@ async def test_without_another_one_it_stays(serve: Serve, node: MakeNode, caplog
 
 async def test_a_registry_that_is_lost_meanwhile_is_replaced_as_ever(serve: Serve, node: MakeNode) -> None:
     """By the next one, whatever that reaches: it will say so itself."""
-    one, other = await serve(), await serve()
-    one.mesh.reaches_store = other.mesh.reaches_store = False
-    end = node(one, other)
-    await until(lambda: end.calls.connected)
-    one.mesh.say(store_reach=AWAY)
-    await until(lambda: bool(other.mesh.asked))
+    one, other, end = await searching(serve, node)
     one.mesh.hang_up()
     await until(lambda: other.mesh.streams == 1)
     assert end.stream._search is None
@@ -69,10 +75,5 @@ async def test_a_registry_that_is_lost_meanwhile_is_replaced_as_ever(serve: Serv
 
 async def test_the_end_leaves_nothing_open(serve: Serve, node: MakeNode) -> None:
     """In the middle of a search."""
-    one, other = await serve(), await serve()
-    one.mesh.reaches_store = other.mesh.reaches_store = False
-    end = node(one, other)
-    await until(lambda: end.calls.connected)
-    one.mesh.say(store_reach=AWAY)
-    await until(lambda: bool(other.mesh.asked))
+    _, _, end = await searching(serve, node)
     await end.close()

@@ -65,7 +65,7 @@ def named(cluster: Cluster, at: str, region: str = "fra") -> set[str]:
     return {_NODES[address] for address in data(cluster, at, f"{LABEL}.{region}", "A")}
 
 
-def ingress_nodes(cluster: Cluster, at: str) -> set[str]:
+def named_at_all(cluster: Cluster, at: str) -> set[str]:
     """All nodes that one node's answers name at all: those of each region's own name."""
     return {_NODES[address] for region in PLACES for address in data(cluster, at, region, "A")}
 
@@ -82,4 +82,4 @@ def named_everywhere(cluster: Cluster) -> None:
     """Wait until every node names every other."""
     eventually(lambda: connected(cluster))
     for at in cluster.nodes:
-        eventually(lambda at=at: ingress_nodes(cluster, at) == set(cluster.nodes))  # type: ignore[misc]
+        eventually(lambda at=at: named_at_all(cluster, at) == set(cluster.nodes))  # type: ignore[misc]
