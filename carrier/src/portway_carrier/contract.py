@@ -14,7 +14,7 @@ Cancelling `Stream.ready` or `Stream.first_bytes` ends only the wait. `Carrier.c
 
 import socket
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -250,13 +250,10 @@ class PassageEnd:
 
     answered: whether a byte came back. If none did, and the far end was lost, ended or was silent, `visitor` is handed
     back with nothing lost: to be passed on elsewhere, finished or aborted. It is None when it left meanwhile.
-    silence: seconds for which the far end, which had answered before, had sent nothing when the visitor ended or was
-        lost; 0 when the far end was the first to end.
     """
 
     answered: bool
     visitor: "Stream | None" = None
-    silence: float = field(default=0.0, compare=False)
 
 
 class Passage(Protocol):
@@ -274,7 +271,8 @@ class Passage(Protocol):
 
     @property
     def silence(self) -> float:
-        """Seconds since the far end has sent something; 0 before it has."""
+        """Seconds for which the far end has sent nothing since its last byte; once the visitor has ended or was lost,
+        as of then. 0 before the first byte, and where the far end was the first to end."""
         ...
 
     def close(self) -> None:

@@ -162,10 +162,10 @@ class Passages:
             header = self._header(front, one.peer, at)
             within = _ANSWERED_WITHIN if left else _ANSWERED_AT_LAST
             one.stream = None  # the passage's, until it hands it back
-            end = await self._passage(visitor, far, header, within, front, one.peer.host)
+            end, given_up = await self._passage(visitor, far, header, within, front, one.peer.host)
             one.stream = end.visitor
             if end.answered:
-                return "given_up" if self._unanswered.ended(one.peer.host, front, end.silence) else "done"
+                return "given_up" if given_up else "done"
             if end.visitor is None:
                 return "left"
             self._check.doubt(front)
@@ -220,18 +220,18 @@ class Passages:
 
     async def _passage(
         self, visitor: Stream, far: Stream, header: bytes, within: float, front: Front, caller: str
-    ) -> PassageEnd:
-        """One passage, to its end."""
-        ended: asyncio.Future[PassageEnd] = asyncio.get_running_loop().create_future()
+    ) -> tuple[PassageEnd, bool]:
+        """One passage, to its end; and whether its caller gave the replica up."""
+        ended: asyncio.Future[tuple[PassageEnd, bool]] = asyncio.get_running_loop().create_future()
 
         def over(passage: Passage, end: PassageEnd) -> None:
-            self._unanswered.over(caller, passage)
+            given_up = self._unanswered.over(caller, passage)
             self.bytes_in += passage.bytes_in
             self.bytes_out += passage.bytes_out
             if end.answered:
                 self._fronts.answered(front)
             if not ended.done():
-                ended.set_result(end)
+                ended.set_result((end, given_up))
 
         passage = self._carrier.pass_on(visitor, far, header, within, over)
         self._unanswered.began(caller, front, passage)

@@ -40,21 +40,17 @@ class Unanswered:
         """A connection from this address is passed on to the replica."""
         self._running.setdefault(address_key(address), {})[passage] = front, self._clock()
 
-    def over(self, address: str, passage: Passage) -> None:
-        """It is not any more."""
+    def over(self, address: str, passage: Passage) -> bool:
+        """It is not any more. Returns whether it was given up: its replica, which had answered, was silent then."""
         caller = address_key(address)
-        running = self._running.get(caller, {})
-        running.pop(passage, None)
+        running = self._running[caller]
+        front, _ = running.pop(passage)
         if not running:
-            self._running.pop(caller, None)
-
-    def ended(self, address: str, front: Front, silence: float) -> bool:
-        """The replica had answered a connection from this address, which has ended; `silence` as of PassageEnd. Returns
-        whether it was given up."""
-        if silence < _SILENT:
-            return False
-        self._note(address, front)
-        return True
+            del self._running[caller]
+        given_up = passage.silence >= _SILENT
+        if given_up:
+            self._note(address, front)
+        return given_up
 
     def by(self, address: str) -> Mapping[Front, float]:
         """A caller of this address comes anew: which replicas have not answered it, and when, on the node's clock."""

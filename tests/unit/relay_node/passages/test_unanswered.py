@@ -29,10 +29,14 @@ class Stage:
         self.doubted: list[Front] = []
         self.unanswered = Unanswered(self.clock, self.doubted.append)
 
-    def passage(self, silence: float) -> Passage:
+    def passage(self, silence: float, front: Front = ONE, address: str = CALLER) -> Passage:
         passage = cast(Passage, Silent(silence))
-        self.unanswered.began(CALLER, ONE, passage)
+        self.unanswered.began(address, front, passage)
         return passage
+
+    def ended(self, address: str, front: Front, silence: float) -> bool:
+        """A passage began, and is over."""
+        return self.unanswered.over(address, self.passage(silence, front, address))
 
 
 @pytest.fixture
@@ -43,10 +47,10 @@ def stage() -> Stage:
 def test_each_caller_has_its_own(stage: Stage) -> None:
     """An IPv4 address, or a /64; an answer in time says nothing against a replica."""
     unanswered = stage.unanswered
-    assert not unanswered.ended(CALLER, ONE, SILENT - 0.1)
+    assert not stage.ended(CALLER, ONE, SILENT - 0.1)
     assert not unanswered.by(CALLER)
-    assert unanswered.ended(CALLER, ONE, SILENT)
-    assert unanswered.ended("2001:db8:0:1::1", OTHER, SILENT)
+    assert stage.ended(CALLER, ONE, SILENT)
+    assert stage.ended("2001:db8:0:1::1", OTHER, SILENT)
     assert set(unanswered.by(CALLER)) == {ONE}
     assert not unanswered.by("198.51.100.2")
     assert set(unanswered.by("2001:db8:0:1::ffff")) == {OTHER}
@@ -72,9 +76,9 @@ def test_who_comes_again_while_its_first_connection_waits_was_not_answered(stage
 
 def test_it_is_forgotten_in_minutes(stage: Stage) -> None:
     """Each replica by its own time."""
-    stage.unanswered.ended(CALLER, ONE, SILENT)
+    stage.ended(CALLER, ONE, SILENT)
     stage.clock.now += 200
-    stage.unanswered.ended(CALLER, OTHER, SILENT)
+    stage.ended(CALLER, OTHER, SILENT)
     by = stage.unanswered.by(CALLER)
     assert by[OTHER] - by[ONE] == 200
     stage.clock.now += 100

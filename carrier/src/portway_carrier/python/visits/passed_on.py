@@ -33,9 +33,9 @@ class PassedOn:
         "_heard_at",
         "_kept",
         "_kept_size",
-        "_left_after",
         "_near",
         "_over",
+        "_silence",
         "_timer",
         "answered",
     )
@@ -50,7 +50,7 @@ class PassedOn:
         self._kept_size = 0
         self._over = False
         self._heard_at = 0.0  # when the far end has sent last
-        self._left_after = 0.0
+        self._silence: float | None = None  # when the first of both ended
         self._timer: asyncio.TimerHandle | None = None
         self.answered = False
 
@@ -64,6 +64,8 @@ class PassedOn:
 
     @property
     def silence(self) -> float:
+        if self._silence is not None:
+            return self._silence
         return self._core.loop.time() - self._heard_at if self.answered else 0.0
 
     def start(self, header: bytes, within: float) -> None:
@@ -87,7 +89,7 @@ class PassedOn:
     def close(self) -> None:
         if self._over:
             return
-        self._finish(PassageEnd(self.answered, silence=self._left_after))
+        self._finish(PassageEnd(self.answered))
         for end in (self._near, self._far):
             end.detach()
             end.stream.close()
@@ -122,12 +124,13 @@ class PassedOn:
             return
         if end is self._far and not self.answered:
             self._hand_back()
-        elif end.other.stream.ended:
+            return
+        self._note_end(end)
+        if end.other.stream.ended:
             self.close()
         else:
             end.other.stream.send_end()
             if end is self._near and self.answered:
-                self._left_after = self.silence
                 self._end_when_silent()
 
     def lost(self, end: "_End") -> None:
@@ -137,12 +140,16 @@ class PassedOn:
         if end is self._far and not self.answered:
             self._hand_back()
             return
-        if end is self._near and not self._near.stream.ended:
-            self._left_after = self.silence
-        self._finish(PassageEnd(self.answered, silence=self._left_after))
+        self._note_end(end)
+        self._finish(PassageEnd(self.answered))
         for each in (self._near, self._far):
             each.detach()
         end.other.stream.break_off()
+
+    def _note_end(self, end: "_End") -> None:
+        """The first of both that ends says whether the far end was silent then."""
+        if self._silence is None:
+            self._silence = self.silence if end is self._near else 0.0
 
     def _end_when_silent(self) -> None:
         """The visitor has ended, and the far end has not: end the passage, or look again when that may be due."""
@@ -168,6 +175,7 @@ class PassedOn:
 
     def _finish(self, end: PassageEnd) -> None:
         self._over = True
+        self._silence = self._silence or 0.0
         self._stop_waiting()
         self._core.notify(end.visitor.abort if end.visitor is not None else None, self._ended, self, end)
 
