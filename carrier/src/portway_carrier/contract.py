@@ -15,7 +15,6 @@ Cancelling `Stream.ready` or `Stream.first_bytes` ends only the wait. `Carrier.c
 import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 from portway_proto.wire.frames import Opening, RefusalReason
@@ -26,10 +25,13 @@ from portway_runtime.proxies import Proxy
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import (
     ClientTls,
+    Counters,
     DialTarget,
     Handshake,
+    LocalService,
+    Outcome,
+    PoolCounts,
     PoolLimits,
-    ProxyHeaderForm,
     ServerTls,
     SpareSizes,
 )
@@ -122,16 +124,6 @@ class LaneEvents(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class PoolCounts:
-    """The state of a pool: idle lanes, lanes with a visit, visitors that wait for a lane, lanes being dialled."""
-
-    idle: int
-    busy: int
-    waiting: int
-    dialling: int = 0
-
-
 class Pool(Protocol):
     """The lanes of one peer."""
 
@@ -165,20 +157,6 @@ class Pool(Protocol):
     def close(self) -> None:
         """Retire, cut every visit, close every lane."""
         ...
-
-
-class Outcome(Enum):
-    """How a visit ended."""
-
-    DONE = "done"  # both directions ended
-    RESET = "reset"  # one side gave up
-    REFUSED = "refused"  # the peer did not take it; the visitor is handed back
-    NO_LANE = "no_lane"  # no lane came within the limit, or the pool was retired; the visitor is handed back
-    UNREACHED = "unreached"  # OPEN was sent, and has not arrived as far as is known; the visitor is handed back
-    UNANSWERED = "unanswered"  # OPEN was not answered in time: bytes may have arrived; the visitor is handed back
-    VISITOR_LOST = "visitor_lost"  # before OPENED: the visitor gave up, or its handshake failed
-    LANE_LOST = "lane_lost"
-    CUT = "cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,40 +261,12 @@ class Passage(Protocol):
 PassageEnded = Callable[[Passage, PassageEnd], None]
 
 
-@dataclass(frozen=True, slots=True)
-class LocalService:
-    """The local server of a label, on the client's side. With `host` None it is on this machine: 127.0.0.1 is dialled,
-    then ::1. With `proxy_header` each connection to it begins with a PROXY header that tells of the visitor."""
-
-    port: int
-    host: str | None = None
-    proxy_header: ProxyHeaderForm | None = None
-
-
 class ServeEvents(Protocol):
     """The callbacks of a client that serves."""
 
     def visit_refused(self, opening: Opening, reason: RefusalReason, message: str) -> None:
         """A visit was refused; `message` names what was dialled and why that failed."""
         ...
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the carrier was made, read by metrics.
-
-    Bytes are those of visits: in from visitors, out to visitors, whichever side of the lane this process is on.
-    Handshakes are those of accepted connections; one that the peer abandons counts as neither done nor failed.
-    """
-
-    bytes_in: int = 0
-    bytes_out: int = 0
-    visits_started: int = 0
-    visits_ended: int = 0
-    handshakes: int = 0
-    handshakes_failed: int = 0
-    lanes_opened: int = 0
-    lanes_closed: int = 0
 
 
 class Carrier(Protocol):

@@ -1,9 +1,11 @@
-"""The plain values that callers and carriers exchange: TLS settings, limits, addresses to dial, handshake results.
+"""The plain values that callers and carriers exchange: TLS settings, limits, addresses to dial, handshake results,
+outcomes and counts.
 
 Not here: what is done with them (contract.py).
 """
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from portway_proto.wire.limits import OPEN_ANSWER_TIMEOUT, PING_INTERVAL, RESET_ANSWER_TIMEOUT, SILENCES
 from portway_runtime.endpoints import Endpoint
@@ -138,3 +140,55 @@ class DialTarget:
     tls: ClientTls
     greeting: tuple[int, bytes] = field(repr=False)
     via: Proxy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCounts:
+    """The state of a pool: idle lanes, lanes with a visit, visitors that wait for a lane, lanes being dialled."""
+
+    idle: int
+    busy: int
+    waiting: int
+    dialling: int = 0
+
+
+class Outcome(Enum):
+    """How a visit ended."""
+
+    DONE = "done"  # both directions ended
+    RESET = "reset"  # one side gave up
+    REFUSED = "refused"  # the peer did not take it; the visitor is handed back
+    NO_LANE = "no_lane"  # no lane came within the limit, or the pool was retired; the visitor is handed back
+    UNREACHED = "unreached"  # OPEN was sent, and has not arrived as far as is known; the visitor is handed back
+    UNANSWERED = "unanswered"  # OPEN was not answered in time: bytes may have arrived; the visitor is handed back
+    VISITOR_LOST = "visitor_lost"  # before OPENED: the visitor gave up, or its handshake failed
+    LANE_LOST = "lane_lost"
+    CUT = "cut"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalService:
+    """The local server of a label, on the client's side. With `host` None it is on this machine: 127.0.0.1 is dialled,
+    then ::1. With `proxy_header` each connection to it begins with a PROXY header that tells of the visitor."""
+
+    port: int
+    host: str | None = None
+    proxy_header: ProxyHeaderForm | None = None
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the carrier was made, read by metrics.
+
+    Bytes are those of visits: in from visitors, out to visitors, whichever side of the lane this process is on.
+    Handshakes are those of accepted connections; one that the peer abandons counts as neither done nor failed.
+    """
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    visits_started: int = 0
+    visits_ended: int = 0
+    handshakes: int = 0
+    handshakes_failed: int = 0
+    lanes_opened: int = 0
+    lanes_closed: int = 0

@@ -7,7 +7,7 @@ every metric.
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from portway_carrier.contract import Counters
+from portway_carrier.values import Counters
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, cast
 
-from portway_carrier.contract import Carrier, Lane, Outcome, Stream, Visit, VisitEnd
-from portway_carrier.values import ServerTls
+from portway_carrier.contract import Carrier, Lane, Stream, Visit, VisitEnd
+from portway_carrier.values import Outcome, ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 from portway_runtime.clocks import Monotonic
 from portway_runtime.endpoints import Endpoint

@@ -7,10 +7,19 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import trustme
 import uvloop
-from portway_carrier.contract import Carrier, LocalService
+from portway_carrier.contract import Carrier
 from portway_carrier.errors import CarrierError
 from portway_carrier.python import PythonCarrier
-from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ProxyHeaderForm, ServerTls, SpareSizes
+from portway_carrier.values import (
+    ClientTls,
+    DialTarget,
+    Limits,
+    LocalService,
+    PoolLimits,
+    ProxyHeaderForm,
+    ServerTls,
+    SpareSizes,
+)
 from portway_proto.wire.frames import FrameType, encode_frame
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import socket
 
-from portway_carrier.contract import Outcome
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import Outcome, PoolLimits, ServerTls, SpareSizes
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import CarrierMaker, LinkMaker, listener, until
 

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_carrier.contract import Outcome
-from portway_carrier.values import Limits, ServerTls, SpareSizes
+from portway_carrier.values import Limits, Outcome, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, data_header, encode_number
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import (

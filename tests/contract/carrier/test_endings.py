@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_carrier.contract import Outcome
-from portway_carrier.values import Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import Limits, Outcome, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, data_header, encode_number, encode_open
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import (

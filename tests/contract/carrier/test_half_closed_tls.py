@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_carrier.contract import Carrier, Outcome, Stream
+from portway_carrier.contract import Carrier, Stream
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import Limits, ServerTls
+from portway_carrier.values import Limits, Outcome, ServerTls
 from portway_proto.wire.frames import FrameType, encode_frame
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_carrier.contract import Lane, Outcome
+from portway_carrier.contract import Lane
 from portway_carrier.errors import ConnectionLost, HandshakeFailed, ProtocolViolation
-from portway_carrier.values import Limits, ServerTls
+from portway_carrier.values import Limits, Outcome, ServerTls
 from portway_proto.wire.frames import (
     FrameType,
     Opening,

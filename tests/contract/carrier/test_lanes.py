@@ -7,9 +7,8 @@ import ssl
 
 import pytest
 import trustme
-from portway_carrier.contract import Outcome
 from portway_carrier.errors import ConnectFailed, HandshakeFailed, PeerFailed, PeerSilent, TlsSettingsError
-from portway_carrier.values import ClientTls, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import ClientTls, Limits, Outcome, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import FrameType, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint

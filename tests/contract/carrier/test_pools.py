@@ -5,9 +5,17 @@ import contextlib
 import socket
 
 import pytest
-from portway_carrier.contract import LocalService, Outcome
 from portway_carrier.errors import CarrierError, HandshakeFailed, PeerFailed
-from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import (
+    ClientTls,
+    DialTarget,
+    Limits,
+    LocalService,
+    Outcome,
+    PoolLimits,
+    ServerTls,
+    SpareSizes,
+)
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from portway_carrier.contract import LocalService, Outcome
-from portway_carrier.values import ProxyHeaderForm, ServerTls
+from portway_carrier.values import LocalService, Outcome, ProxyHeaderForm, ServerTls
 from portway_proto.wire.frames import FrameType, Opening, VisitKind, encode_frame, encode_number, encode_open
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.proxy_protocol import Parsed, ProxyHeader, parse, tls_tlvs

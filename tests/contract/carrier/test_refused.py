@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from portway_carrier.contract import Outcome
+from portway_carrier.values import Outcome
 from portway_proto.wire.frames import RefusalReason
 from portway_testkit.links.carrier_link import OPENING, CarrierLink, closed, echo, local_server, stream_of, until, visit
 from portway_testkit.processes.descriptors import no_more_descriptors

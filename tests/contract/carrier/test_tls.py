@@ -6,8 +6,7 @@ import ssl
 
 import pytest
 import trustme
-from portway_carrier.contract import Outcome
-from portway_carrier.values import ServerTls
+from portway_carrier.values import Outcome, ServerTls
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import CarrierLink, listener
 

@@ -11,9 +11,8 @@ from dataclasses import replace
 
 import pytest
 import trustme
-from portway_carrier.contract import Outcome
 from portway_carrier.errors import HandshakeFailed
-from portway_carrier.values import ClientTls, ServerTls
+from portway_carrier.values import ClientTls, Outcome, ServerTls
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import CarrierLink, CarrierMaker, listener

@@ -5,9 +5,9 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from portway_carrier.contract import Carrier, Outcome
+from portway_carrier.contract import Carrier
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import ServerTls
+from portway_carrier.values import Outcome, ServerTls
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import OPENING, Recorder, listener, until

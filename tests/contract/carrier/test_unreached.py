@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from portway_carrier.contract import Carrier, Lane, Outcome, Stream, VisitEnd
-from portway_carrier.values import ServerTls
+from portway_carrier.contract import Carrier, Lane, Stream, VisitEnd
+from portway_carrier.values import Outcome, ServerTls
 from portway_proto.wire.frames import FrameType, Opening, encode_frame
 from portway_proto.wire.lane import Side
 from portway_runtime.endpoints import Endpoint

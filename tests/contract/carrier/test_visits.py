@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import trustme
-from portway_carrier.contract import Outcome
-from portway_carrier.values import Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import Limits, Outcome, PoolLimits, ServerTls, SpareSizes
 from portway_proto.wire.frames import RefusalReason
 from portway_testkit.links.carrier_link import (
     CarrierLink,

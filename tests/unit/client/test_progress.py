@@ -7,7 +7,7 @@ import threading
 import pytest
 from portway.engine.engine import Status
 from portway.progress import Progress, amount, describe
-from portway_carrier.contract import Counters
+from portway_carrier.values import Counters
 
 
 class Terminal(io.StringIO):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from portway_carrier.contract import Counters
+from portway_carrier.values import Counters
 from portway_relay.dns.server import DnsCounts
 from portway_relay.mesh.peers import PeerCounts
 from portway_relay.metrics import MeshCounts, NodeCounts, exposition

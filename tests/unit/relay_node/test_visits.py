@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from portway_carrier.contract import Outcome
 from portway_carrier.errors import TlsSettingsError
-from portway_carrier.values import ServerTls
+from portway_carrier.values import Outcome, ServerTls
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 from portway_testkit.fakes.fake_visits import (
     LABEL,

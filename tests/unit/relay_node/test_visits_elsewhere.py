@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from portway_carrier.contract import Outcome
+from portway_carrier.values import Outcome
 from portway_proto.wire.frames import Opening, RefusalReason, VisitKind
 from portway_relay.routing.tunnel import Tunnel
 from portway_testkit.fakes.fake_visits import (

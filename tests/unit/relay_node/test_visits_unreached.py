@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from portway_carrier.contract import Outcome
+from portway_carrier.values import Outcome
 from portway_proto.wire.frames import RefusalReason
 from portway_relay import unreached_visits
 from portway_runtime.shares import PrefixShares

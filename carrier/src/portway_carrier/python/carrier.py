@@ -13,17 +13,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.names import Names
 from portway_runtime.proxies import Proxy
 
-from portway_carrier.contract import (
-    Counters,
-    Lane,
-    LaneEvents,
-    LocalService,
-    PassageEnded,
-    Pool,
-    ServeEvents,
-    Stream,
-    VisitEnded,
-)
+from portway_carrier.contract import Lane, LaneEvents, PassageEnded, Pool, ServeEvents, Stream, VisitEnded
 from portway_carrier.errors import CarrierError
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.deferred_opened import DeferredOpened
@@ -38,7 +28,16 @@ from portway_carrier.python.visits.joined import JoinedVisit
 from portway_carrier.python.visits.lane_stream import LaneStream
 from portway_carrier.python.visits.passed_on import PassedOn
 from portway_carrier.python.visits.served import LocalServices
-from portway_carrier.values import ClientTls, DialTarget, Limits, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import (
+    ClientTls,
+    Counters,
+    DialTarget,
+    Limits,
+    LocalService,
+    PoolLimits,
+    ServerTls,
+    SpareSizes,
+)
 
 # Turns of the loop that aborted transports get to report their end: a few are enough on either loop.
 _TURNS_TO_CLOSE: Final = 20

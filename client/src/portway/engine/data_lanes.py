@@ -11,9 +11,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from portway_carrier.contract import Carrier, LocalService, Pool
+from portway_carrier.contract import Carrier, Pool
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import ClientTls, DialTarget, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, LocalService, SpareSizes
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import LINK_ALPN

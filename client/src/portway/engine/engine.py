@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from portway_carrier.contract import Carrier, Counters
+from portway_carrier.contract import Carrier
+from portway_carrier.values import Counters
 from portway_runtime.endpoints import parse_endpoint
 from portway_runtime.errors import NoThread
 from portway_runtime.tasks import Tasks

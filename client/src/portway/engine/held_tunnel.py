@@ -8,8 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from portway_carrier.contract import LocalService
-from portway_carrier.values import ProxyHeaderForm
+from portway_carrier.values import LocalService, ProxyHeaderForm
 from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.labels import Label, label_of_key
 from portway_proto.wire.statements import Claim, SigningKey

@@ -7,7 +7,7 @@ for good is lost. Not here: keeping a session (link.py).
 import asyncio
 from typing import Final, Protocol
 
-from portway_carrier.contract import LocalService
+from portway_carrier.values import LocalService
 from portway_proto.wire.labels import Label
 from portway_proto.wire.limits import MAX_CLAIMS
 from portway_proto.wire.statements import Claim

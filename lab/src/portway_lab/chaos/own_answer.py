@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from portway_carrier.contract import Carrier, Lane, LocalService, Pool
-from portway_carrier.values import ClientTls, DialTarget, PoolLimits, SpareSizes
+from portway_carrier.contract import Carrier, Lane, Pool
+from portway_carrier.values import ClientTls, DialTarget, LocalService, PoolLimits, SpareSizes
 from portway_proto.v1.lane_pb2 import Failure, Park
 from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.frames import FrameType

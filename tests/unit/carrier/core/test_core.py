@@ -5,9 +5,8 @@ import logging
 from dataclasses import dataclass
 
 import pytest
-from portway_carrier.contract import Counters
 from portway_carrier.python.core.core import Core
-from portway_carrier.values import Limits
+from portway_carrier.values import Counters, Limits
 
 
 @dataclass(eq=False)

@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from portway_carrier.contract import LocalService
 from portway_carrier.python import PythonCarrier
 from portway_carrier.python.lanes.lane import PyLane
-from portway_carrier.values import Limits, PoolLimits
+from portway_carrier.values import Limits, LocalService, PoolLimits
 from portway_proto.wire.frames import FrameReader, FrameType, data_header, encode_open
 from portway_proto.wire.lane import Side
 from portway_proto.wire.limits import MAX_KEPT

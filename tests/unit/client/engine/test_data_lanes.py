@@ -9,9 +9,8 @@ from portway.engine.data_lanes import DIALS_MAY_FAIL, LOG_AGAIN_AFTER, DataLanes
 from portway.engine.dialogue import Dialogue, SessionCredentials, Welcomed
 from portway.engine.directory import Node
 from portway.engine.failures import Failure
-from portway_carrier.contract import PoolCounts
 from portway_carrier.errors import CarrierError, ConnectFailed, PeerFailed
-from portway_carrier.values import ClientTls, DialTarget, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, PoolCounts, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Side

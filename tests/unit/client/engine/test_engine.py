@@ -18,7 +18,7 @@ from portway.engine.return_rule import ReturnRule
 from portway.engine.signer import Signer
 from portway.errors import Attempt, AuthError, ConfigError, Error, InvalidError, UnreachableError
 from portway.tunnel import TunnelRequest
-from portway_carrier.contract import Counters
+from portway_carrier.values import Counters
 
 
 class FakeLink:

@@ -10,8 +10,7 @@ from portway.engine.key_file import KeyFile
 from portway.engine.session import SessionOver
 from portway.engine.tunnel_set import UNBIND_AGAIN
 from portway.errors import AuthError, InvalidError
-from portway_carrier.contract import LocalService
-from portway_carrier.values import ProxyHeaderForm
+from portway_carrier.values import LocalService, ProxyHeaderForm
 from portway_testkit.fakes.fake_tunnel_set import FakeSession, Owner
 
 

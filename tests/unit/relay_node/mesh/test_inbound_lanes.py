@@ -5,8 +5,8 @@ import socket
 
 import pytest
 import trustme
-from portway_carrier.contract import Outcome, VisitEnd
-from portway_carrier.values import ClientTls
+from portway_carrier.contract import VisitEnd
+from portway_carrier.values import ClientTls, Outcome
 from portway_proto.wire.frames import RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_relay.mesh import inbound_lanes as inbound_lanes_module

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from portway_carrier.contract import PoolCounts
+from portway_carrier.values import PoolCounts
 from portway_relay.routing.senders import NODE, Sender
 from portway_testkit.fakes.lookup_peers import LABEL, Around, Held
 from portway_testkit.links.carrier_link import until

@@ -14,10 +14,9 @@ from typing import ParamSpec, Protocol
 from portway_proto.wire.lane import LaneState
 from portway_runtime.tasks import Tasks
 
-from portway_carrier.contract import Counters
 from portway_carrier.errors import CarrierError
 from portway_carrier.python.core.buffers import ReadBuffer, ciphertext_buffer
-from portway_carrier.values import Limits
+from portway_carrier.values import Counters, Limits
 
 logger = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from portway_runtime.backoff import Backoff
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.proxies import Proxy
 
-from portway_carrier.contract import Lane, PoolCounts
+from portway_carrier.contract import Lane
 from portway_carrier.errors import CarrierError, ConnectionLost, HandshakeFailed
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.framing import frame_stream
 from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.lanes.pool import PyPool
 from portway_carrier.python.transport.stream import PyStream
-from portway_carrier.values import ClientTls, DialTarget, PoolLimits, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, PoolCounts, PoolLimits, SpareSizes
 
 # Seconds between dials that fail: from the first pause, doubling, up to the longest.
 FIRST_PAUSE: Final = 0.1

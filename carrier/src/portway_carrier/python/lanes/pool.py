@@ -11,11 +11,11 @@ from typing import Final, Protocol
 from portway_proto.wire.frames import FrameType, Opening
 from portway_proto.wire.lane import Side
 
-from portway_carrier.contract import Lane, PoolCounts
+from portway_carrier.contract import Lane
 from portway_carrier.errors import CarrierError
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.lane import PyLane
-from portway_carrier.values import DialTarget, PoolLimits
+from portway_carrier.values import DialTarget, PoolCounts, PoolLimits
 
 # portway.v1.Want has one field, a small number: it is encoded by hand so that carriers need no protobuf.
 _WANT_FIELD: Final = 0x08

@@ -5,7 +5,7 @@ from typing import Final
 from portway_proto.wire.frames import Bytes, Opening, RefusalReason
 from portway_proto.wire.limits import MAX_KEPT
 
-from portway_carrier.contract import Outcome, VisitEnd, VisitEnded
+from portway_carrier.contract import VisitEnd, VisitEnded
 from portway_carrier.errors import CarrierError, PeerSilent
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.lane import PyLane
@@ -14,6 +14,7 @@ from portway_carrier.python.transport import kernel
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.lane_stream import LaneStream
 from portway_carrier.python.visits.running import RunningVisit
+from portway_carrier.values import Outcome
 
 # RFC 8446 §4.1.2; nodes speak no older version with visitors.
 _TLS_VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}

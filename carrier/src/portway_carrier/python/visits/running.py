@@ -9,12 +9,12 @@ from collections.abc import Callable
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.lane import Ending
 
-from portway_carrier.contract import Outcome
 from portway_carrier.errors import CarrierError, ConnectionLost
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.lane import PyLane
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.lane_stream import LaneStream
+from portway_carrier.values import Outcome
 
 
 class RunningVisit:

@@ -10,7 +10,7 @@ from portway_proto.wire.lane import Ending
 from portway_runtime.dialling import Dialler
 from portway_runtime.endpoints import Endpoint
 
-from portway_carrier.contract import LocalService, Outcome, ServeEvents
+from portway_carrier.contract import ServeEvents
 from portway_carrier.errors import CarrierError, ConnectFailed
 from portway_carrier.python.core.core import Core
 from portway_carrier.python.lanes.lane import PyLane
@@ -18,6 +18,7 @@ from portway_carrier.python.transport import establish, kernel
 from portway_carrier.python.transport.stream import PyStream
 from portway_carrier.python.visits.running import RunningVisit
 from portway_carrier.python.visits.visitor_header import visitor_header
+from portway_carrier.values import LocalService, Outcome
 
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from portway_carrier.contract import Outcome, VisitEnd
+from portway_carrier.contract import VisitEnd
 from portway_carrier.errors import TlsSettingsError
-from portway_carrier.values import ServerTls
+from portway_carrier.values import Outcome, ServerTls
 from portway_proto.v1.types_pb2 import TunnelOptions
 from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.statements import SigningKey

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from portway_carrier.contract import PoolCounts
+from portway_carrier.values import PoolCounts
 from portway_proto.v1.lane_pb2 import Answer
 from portway_proto.v1.mesh_pb2 import ResolveResponse
 from portway_proto.v1.types_pb2 import NodeInfo

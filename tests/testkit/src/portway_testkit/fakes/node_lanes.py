@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from google.protobuf.message import Message
-from portway_carrier.contract import FrameBudget, Lane, PoolCounts
-from portway_carrier.values import PoolLimits
+from portway_carrier.contract import FrameBudget, Lane
+from portway_carrier.values import PoolCounts, PoolLimits
 from portway_proto.v1.lane_pb2 import BindRefused, Bound, Failure, Goaway, Unbound, Welcome
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason
 from portway_runtime.endpoints import Endpoint

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
-from portway_carrier.contract import Carrier, Lane, LocalService, Pool, Stream, Visit, VisitEnd
+from portway_carrier.contract import Carrier, Lane, Pool, Stream, Visit, VisitEnd
 from portway_carrier.errors import CarrierError
-from portway_carrier.values import ClientTls, DialTarget, PoolLimits, ServerTls, SpareSizes
+from portway_carrier.values import ClientTls, DialTarget, LocalService, PoolLimits, ServerTls, SpareSizes
 from portway_proto.v1 import lane_pb2
 from portway_proto.wire.frames import FrameType, Opening, RefusalReason, encode_open
 from portway_proto.wire.lane import Side

@@ -4,8 +4,8 @@ import asyncio
 import socket
 from typing import Final
 
-from portway_carrier.contract import Carrier, Outcome, Pool, Stream, Visit, VisitEnd
-from portway_carrier.values import ServerTls
+from portway_carrier.contract import Carrier, Pool, Stream, Visit, VisitEnd
+from portway_carrier.values import Outcome, ServerTls
 
 from portway_testkit.links.carrier_link import OPENING, listener
 
