@@ -3,13 +3,11 @@
 import time
 from pathlib import Path
 
-import pytest
-from portway_registry.errors import StoreFull
 from portway_registry.store.contract import Store
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec, StoreSpec
-from portway_testkit.clusters.etcd import EtcdServer, EtcdTrio
+from portway_testkit.clusters.etcd import EtcdServer, EtcdTrio, fill_up, opened
 
 
 async def test_a_store_that_is_well_says_so(store: Store, spec: StoreSpec, prefix: str) -> None:
@@ -81,19 +79,10 @@ async def test_etcd_without_a_majority_is_not_well() -> None:
             await store.close()
 
 
-async def fill(store: Store) -> None:
-    for number in range(40):
-        await store.put(f"/test/{number}", b"x" * 1_000_000)
-
-
 async def test_an_alarm_is_told() -> None:
     """etcd that has used up its space takes no writes until it is disarmed."""
-    with EtcdServer(quota_bytes=16 * 1024 * 1024) as server:
-        store = EtcdStore(server.spec())
-        try:
-            with pytest.raises(StoreFull):
-                await fill(store)
+    with EtcdServer(quota_bytes=1 << 20) as server:
+        async with opened(server.spec()) as store:
+            await fill_up(store)
             (member,) = (await store.health()).members
             assert member.alarms == ("NOSPACE",)
-        finally:
-            await store.close()

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import itertools
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,7 @@ from portway_registry.errors import ConfigError, StoreError, StoreFull, StoreUna
 from portway_registry.store.contract import Revision
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
-from portway_testkit.clusters.etcd import EtcdServer, opened
-
-_FULL_WITHIN = 20.0  # seconds
+from portway_testkit.clusters.etcd import EtcdServer, fill_up, opened
 
 
 @pytest.fixture(scope="module")
@@ -157,19 +154,11 @@ async def test_all_endpoints_dead_is_an_outage(dead_endpoint: str) -> None:
                 await store.get("/a")
 
 
-async def fill(store: EtcdStore) -> None:
-    """Write until the store has no room: etcd compares its size from time to time."""
-    async with asyncio.timeout(_FULL_WITHIN):
-        for number in itertools.count():
-            await store.put(f"/full/{number}", bytes(100_000))
-
-
 async def test_an_etcd_without_room_is_told_as_such() -> None:
     """At once: every member refuses, until an operator makes room. Reads go on."""
     with EtcdServer(quota_bytes=1 << 20) as small:
         async with opened(small.spec()) as store:
-            with pytest.raises(StoreFull):
-                await fill(store)
+            await fill_up(store)
             began = asyncio.get_running_loop().time()
             with pytest.raises(StoreFull, match="alarm disarm"):
                 await store.put("/full/more", b"")

