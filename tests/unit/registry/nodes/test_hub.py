@@ -1,7 +1,7 @@
 """What one change means to every node's session of a replica, without any gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from portway_proto.v1.mesh_pb2 import (
     DnsHeld,
     KeepAlive,
     NodeMessage,
+    Peers,
     Register,
     RegistryMessage,
 )
@@ -62,6 +63,19 @@ class Node:
                 self._changed.clear()
                 await self._changed.wait()
         return found[number - 1]
+
+    async def last(self, kind: str, is_it: Callable[[RegistryMessage], object]) -> RegistryMessage:
+        """The last message of a kind, once it is the one. Lists come as often as something has changed: again just
+        after a registration, or once where two follow each other closely."""
+        async with asyncio.timeout(PATIENCE):
+            while not (found := [message for message in self.heard if message.HasField(kind)]) or not is_it(found[-1]):  # type: ignore[arg-type]
+                self._changed.clear()
+                await self._changed.wait()
+        return found[-1]
+
+    async def lists(self, *names: str) -> Peers:
+        """The last list of peers, once these are on it."""
+        return (await self.last("peers", lambda message: {one.name for one in message.peers.nodes} == {*names})).peers
 
     def say(self, **message: Any) -> None:
         self._requests.put_nowait(NodeMessage(**message))
@@ -122,7 +136,7 @@ async def test_a_registered_node_is_told_the_rules(hub: Hub) -> None:
     async with node(hub, "fra-1") as one:
         settings = (await one.until("settings")).settings
         assert (settings.cluster_id, [key.kid for key in settings.grant_keys]) == ("cluster", ["1"])
-        peers = (await one.until("peers", 2)).peers
+        peers = await one.lists("fra-1")
         assert [(peer.name, peer.state, peer.started_at_ms) for peer in peers.nodes] == [
             ("fra-1", NODE_STATE_READY, NOW)
         ]
@@ -227,15 +241,17 @@ async def test_a_new_key_is_told_to_all(cluster: ViewedStore, hub: Hub) -> None:
 async def test_counts_are_no_news_to_peers(cluster: ViewedStore, hub: Hub) -> None:
     """A node's counts change all the time; only what others act on makes a new list."""
     async with node(hub, "fra-1") as one:
-        await one.until("peers", 2)
+        await cluster.store.put(keys.node("iad-1"), node_info("iad-1").SerializeToString())
+        await one.lists("fra-1", "iad-1")
+        lists = sum(message.HasField("peers") for message in one.heard)
         entry = await cluster.store.get(keys.node("fra-1"))
         assert entry is not None
         record = NodeInfo.FromString(entry.value)
         record.sessions = 99
         await cluster.store.put(entry.key, record.SerializeToString(), lease=entry.lease)
         await cluster.store.put(keys.node("lon-1"), node_info("lon-1").SerializeToString())
-        peers = (await one.until("peers", 3)).peers
-        assert {peer.name for peer in peers.nodes} == {"fra-1", "lon-1"}
+        peers = (await one.until("peers", lists + 1)).peers
+        assert {peer.name for peer in peers.nodes} == {"fra-1", "iad-1", "lon-1"}
 
 
 async def test_a_label_that_moved_is_evicted_where_it_was(cluster: ViewedStore, hub: Hub) -> None:
@@ -332,7 +348,7 @@ async def test_nodes_that_answer_dns_are_told_its_records(hub: Hub, cluster: Vie
             ("a.tunnels.example", "TXT", 60, '"x"')
         ]
         assert second.version > first.version
-        await two.until("peers", 2)
+        await two.lists("fra-1", "fra-2")
         assert not any(message.HasField("dns_records") for message in two.heard)
 
 
@@ -358,19 +374,20 @@ async def test_which_version_a_node_has_is_in_its_record(hub: Hub, cluster: View
 async def test_nodes_are_told_where_registries_are(hub: Hub, cluster: ViewedStore) -> None:
     """The name, the replicas that serve, and a key that is theirs alone; when that changes, again."""
     async with node(hub, "fra-1") as one, node(hub, "fra-2") as other:
-        heard = 1  # the first lists may be from before the key was made
-        while not (first := (await one.until("registry_fronts", heard)).registry_fronts).key:
-            heard += 1
+        # The first lists may be from before the key was made.
+        first = (await one.last("registry_fronts", lambda message: message.registry_fronts.key)).registry_fronts
         assert (first.name, list(first.fronts), len(first.key)) == ("registry.example.com", [], 32)
         await cluster.store.put(keys.replica("r-1"), encode(ReplicaRecord("r-1", front="192.0.2.1:7400")))
         await cluster.store.put(keys.replica("r-2"), encode(ReplicaRecord("r-2")))
-        told = (await one.until("registry_fronts", heard + 1)).registry_fronts
+        told, others = [
+            (await each.last("registry_fronts", lambda message: message.registry_fronts.fronts)).registry_fronts
+            for each in (one, other)
+        ]
         assert [(each.replica, each.address) for each in told.fronts] == [("r-1", "192.0.2.1:7400")]
-        others = [message.registry_fronts.key for message in other.heard if message.HasField("registry_fronts")]
-        assert others[-1] == hub.front_key.of_node("fra-2")
-        assert others[-1] != told.key == hub.front_key.of_node("fra-1")
+        assert others.key == hub.front_key.of_node("fra-2")
+        assert others.key != told.key == hub.front_key.of_node("fra-1")
         await cluster.store.delete(keys.replica("r-1"))
-        assert not (await one.until("registry_fronts", heard + 2)).registry_fronts.fronts
+        await one.last("registry_fronts", lambda message: not message.registry_fronts.fronts)
 
 
 async def test_nodes_are_told_which_registries_serve_them(hub: Hub, cluster: ViewedStore) -> None:
@@ -378,9 +395,7 @@ async def test_nodes_are_told_which_registries_serve_them(hub: Hub, cluster: Vie
     async with node(hub, "fra-1") as one:
 
         async def told(*addresses: str) -> None:
-            number = 0
-            while list((await one.until("registry_fronts", number)).registry_fronts.mesh) != list(addresses):
-                number += 1
+            await one.last("registry_fronts", lambda message: list(message.registry_fronts.mesh) == [*addresses])
 
         await cluster.store.put(keys.replica("r-1"), encode(ReplicaRecord("r-1", mesh=("192.0.2.1:7401",))))
         await cluster.store.put(keys.replica("r-2"), encode(ReplicaRecord("r-2", front="192.0.2.2:7400")))
