@@ -9,7 +9,10 @@ from portway_registry.errors import StoreError, StoreUnavailable
 from portway_registry.state import store_reach
 from portway_registry.state.store_reach import StoreReach
 from portway_registry.store.contract import Store
+from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.links.carrier_link import until
+
+NOT_FRESH = 2.0  # seconds after which an answer is none of now
 
 
 class FailingStore:
@@ -29,17 +32,25 @@ class FailingStore:
 
 
 class Stage:
+    """Reads follow each other closely; a time that the test sets says how long they have not been answered."""
+
     def __init__(self) -> None:
         self.store = FailingStore()
         self.failures: list[BaseException] = []
-        self.reach = StoreReach(cast(Store, self.store), on_failure=self.failures.append)
+        self.clock = ManualClock()
+        self.reach = StoreReach(cast(Store, self.store), clock=self.clock, on_failure=self.failures.append)
         self.told: list[bool] = []
         self.reach.subscribe(lambda: self.told.append(self.reach.away))
+
+    async def read(self) -> None:
+        """Wait until the store was read, from now on, and it was seen what that means."""
+        reads = self.store.reads
+        await until(lambda: self.store.reads > reads + 1)
 
 
 @pytest.fixture
 async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    for name, seconds in {"_EVERY": 0.01, "_AGAIN_AFTER": 0.01, "_READ_TIME": 0.05, "_AWAY_AFTER": 0.2}.items():
+    for name, seconds in {"_EVERY": 0.01, "_AGAIN_AFTER": 0.01, "_READ_TIME": 0.05}.items():
         monkeypatch.setattr(store_reach, name, seconds)
     stage = Stage()
     yield stage
@@ -50,14 +61,15 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
 @pytest.mark.parametrize("how", ["silent", "unavailable"])
 async def test_it_is_away_after_a_while_without_answers(stage: Stage, how: str) -> None:
     """And not before; it is there again with the first answer."""
-    loop = asyncio.get_running_loop()
     stage.reach.start()
-    await until(lambda: stage.store.reads > 3)
-    assert not stage.told
-    began = loop.time()
+    await stage.read()
     stage.store.silent, stage.store.trouble = how == "silent", StoreUnavailable("gone")
+    await stage.read()
+    stage.clock.now += store_reach._AWAY_AFTER - 0.5
+    await stage.read()
+    assert not stage.told
+    stage.clock.now += 0.5
     await until(lambda: stage.told == [True])
-    assert loop.time() - began >= 0.2
     stage.store.silent, stage.store.trouble = False, None
     await until(lambda: stage.told == [True, False])
 
@@ -66,38 +78,43 @@ async def test_a_moment_without_answers_is_nothing(stage: Stage) -> None:
     """As when etcd elects a leader; the next outage is counted from its own beginning."""
     stage.reach.start()
     for trouble in [StoreUnavailable("no leader"), None] * 4:  # for longer than that together
-        stage.store.trouble, stage.store.reads = trouble, 0
-        await until(lambda: stage.store.reads > 3)
+        stage.store.trouble = trouble
+        await stage.read()
+        stage.clock.now += store_reach._AWAY_AFTER - 0.5
+        await stage.read()
     assert not stage.told
 
 
 async def test_a_store_that_refuses_is_reached(stage: Stage) -> None:
     """What it refuses, it has answered."""
     stage.store.trouble = StoreError("no permission")
+    stage.clock.now += NOT_FRESH
     assert await stage.reach.answers_now()
+    assert stage.store.reads == 1
 
 
-async def test_who_asks_is_told_how_it_is_now(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_asks_is_told_how_it_is_now(stage: Stage) -> None:
     """By a read that those share who ask together, and none when one was answered just now."""
-    monkeypatch.setattr(store_reach, "_FRESH", 0.0)
+    stage.clock.now += NOT_FRESH
     assert await stage.reach.answers_now()
     stage.store.silent = True
+    stage.clock.now += NOT_FRESH
     reads = stage.store.reads
     answers = await asyncio.gather(*(stage.reach.answers_now() for _ in range(10)))
     assert answers == [False] * 10
     assert stage.store.reads == reads + 1
     assert not stage.reach.away
     stage.store.silent = False
+    stage.clock.now += NOT_FRESH
     assert await stage.reach.answers_now()
-    monkeypatch.setattr(store_reach, "_FRESH", 10.0)
     reads = stage.store.reads
     assert await stage.reach.answers_now()
     assert stage.store.reads == reads
 
 
-async def test_who_stops_asking_takes_no_answer_from_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_stops_asking_takes_no_answer_from_others(stage: Stage) -> None:
     """A call that is cancelled, as when a node goes away."""
-    monkeypatch.setattr(store_reach, "_FRESH", 0.0)
+    stage.clock.now += NOT_FRESH
     stage.store.silent = True
     one, other = (asyncio.ensure_future(stage.reach.answers_now()) for _ in range(2))
     await until(lambda: stage.store.reads == 1)
