@@ -113,18 +113,31 @@ async def test_a_peer_that_does_not_read_stops_the_server() -> None:
         assert written < 16 << 20
 
 
-async def test_a_connection_that_is_let_go_is_closed_after_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_is_let_go_is_closed_after_its_answer() -> None:
     """What was on its way arrives; nothing more is read."""
-    monkeypatch.setattr(splice_module, "_LET_GO", 0.05)
-    async with opened() as port:
+    answered, over = asyncio.Event(), asyncio.Event()
+    more: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readexactly(len(HELLO)))
+        answered.set()
+        try:
+            more.append(await reader.read(65_536))
+        finally:
+            over.set()
+
+    async with opened(answer) as port:
         wire = await port.connect()
         wire[1].write(HELLO)
         connection = await port.connection()
+        await answered.wait()
         connection.sockets.let_go()
         wire[1].write(b"more")
-        assert (await wire[0].read(len(HELLO))) == HELLO
+        assert await wire[0].readexactly(len(HELLO)) == HELLO
         await closed(wire)
         assert port.front.find(port.names[0]) is None
+        await over.wait()
+        assert more != [b"more"]
 
 
 async def test_connections_end_with_the_front() -> None:
