@@ -126,6 +126,12 @@ def desk() -> Desk:
     return Desk()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call is over because its message does not come."""
+    monkeypatch.setattr(messages, "MESSAGE_TIME", 3600.0)
+
+
 async def answer(request: Any, context: Any) -> str:
     return f"{request} for {current_caller.get().name}"
 
@@ -198,12 +204,14 @@ async def test_what_a_handler_raises_becomes_a_status(desk: Desk, caplog: pytest
 
 async def test_a_call_that_is_broken_off_is_counted_so(desk: Desk) -> None:
     """Cancelled by its caller, a call ends as cancelled."""
+    begun = asyncio.Event()
 
     async def endless(request: Any, context: Any) -> None:
+        begun.set()
         await asyncio.Event().wait()
 
     task = asyncio.ensure_future(desk.call(LOCATE, endless))
-    await asyncio.sleep(0.01)
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -266,6 +274,7 @@ async def test_a_message_is_awaited_for_a_time(desk: Desk, monkeypatch: pytest.M
     assert await desk.call(LOCATE, answer) == "request for token1"
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     ("method", "limit"), [(LOCATE, messages.AWAITED_OF_CALLER), (HEALTH, messages.AWAITED_OF_ADDRESS)]
 )
@@ -278,12 +287,13 @@ async def test_few_calls_of_one_caller_wait_for_messages(desk: Desk, method: str
 
 
 async def waiting(desk: Desk, method: str, number: int) -> list["asyncio.Task[Any]"]:
-    """So many calls whose message does not come."""
+    """So many calls whose message does not come; they have begun to wait."""
     tasks = [asyncio.ensure_future(desk.call(method, answer, Call(message=None))) for _ in range(number)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     return tasks
 
 
+@pytest.mark.usefixtures("patient")
 async def test_addresses_of_one_customer_wait_as_one(desk: Desk) -> None:
     """Its IPv6 addresses are counted by their /64."""
     tasks = []
@@ -298,6 +308,7 @@ async def test_addresses_of_one_customer_wait_as_one(desk: Desk) -> None:
     await cancelled(tasks)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_strangers_leave_room_for_others(desk: Desk) -> None:
     """However many of them wait: for identified callers all, and for strangers of another prefix some."""
     tasks = []
