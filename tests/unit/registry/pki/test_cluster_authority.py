@@ -13,9 +13,9 @@ from portway_registry.pki.cluster_authority import configured_authority, stored_
 from portway_registry.pki.signing import new_key
 from portway_registry.state import keys
 from portway_registry.store.embedded import EmbeddedStore
+from portway_runtime.clocks import utc_now
 from portway_testkit.clusters.registry import Pki
 
-NOW = datetime.datetime.now(datetime.UTC)
 YEAR = datetime.timedelta(days=365)
 
 
@@ -52,8 +52,8 @@ async def test_one_that_cannot_be_used_is_told(memory: EmbeddedStore, value: byt
 def test_the_files_of_an_authority_are_read(pki: Pki) -> None:
     """With its key the registry signs, without it operators do."""
     key = pki.folder / "ca.key"
-    with_key = configured_authority(Config(cluster_ca=pki.ca, cluster_ca_key=key), NOW)
-    without = configured_authority(Config(cluster_ca=pki.ca), NOW)
+    with_key = configured_authority(Config(cluster_ca=pki.ca, cluster_ca_key=key), utc_now())
+    without = configured_authority(Config(cluster_ca=pki.ca), utc_now())
     assert with_key is not None
     assert without is not None
     assert with_key.certificate == without.certificate == pki.ca.read_bytes()
@@ -65,7 +65,7 @@ def test_an_authority_s_file_may_have_a_byte_order_mark(pki: Pki, tmp_path: Path
     path = tmp_path / "ca.crt"
     path.write_text(pki.ca.read_text(), encoding="utf-8-sig")
     for key in (None, pki.folder / "ca.key"):
-        found = configured_authority(Config(cluster_ca=path, cluster_ca_key=key), NOW)
+        found = configured_authority(Config(cluster_ca=path, cluster_ca_key=key), utc_now())
         assert found is not None
         assert found.certificate == pki.ca.read_bytes()
 
@@ -73,15 +73,15 @@ def test_an_authority_s_file_may_have_a_byte_order_mark(pki: Pki, tmp_path: Path
 def test_a_key_without_its_authority_is_refused(pki: Pki) -> None:
     """It would silently do nothing."""
     with pytest.raises(ConfigError, match="goes with --cluster-ca"):
-        configured_authority(Config(cluster_ca_key=pki.folder / "ca.key"), NOW)
+        configured_authority(Config(cluster_ca_key=pki.folder / "ca.key"), utc_now())
 
 
 def test_without_files_the_cluster_has_its_own_authority() -> None:
     """Nothing is read, then."""
-    assert configured_authority(Config(), NOW) is None
+    assert configured_authority(Config(), utc_now()) is None
 
 
 def test_an_expired_authority_is_refused(pki: Pki) -> None:
     """A cluster's CA that has expired is named itself, not what it signed."""
     with pytest.raises(ConfigError, match=f"--cluster-ca {pki.ca} expired"):
-        configured_authority(Config(cluster_ca=pki.ca), NOW + 11 * YEAR)
+        configured_authority(Config(cluster_ca=pki.ca), utc_now() + 11 * YEAR)
