@@ -122,8 +122,11 @@ async def test_a_signal_that_ended_it_is_named(stage: Stage) -> None:
 
 async def test_it_is_reloaded_once_it_is_ready(stage: Stage) -> None:
     """Before, the signal would end it: it reads its files at its start anyway."""
-    program = f"{READY}import signal\nsignal.signal(signal.SIGHUP, lambda *_: sys.exit(7))\ntell('READY=1'){WAIT}"
-    child = stage.child(program)
+    # It blocks the signal and waits for it: one that comes just before signal.pause() would not end the pause.
+    child = stage.child(
+        f"{READY}import signal\nhangup = [signal.SIGHUP]\nsignal.pthread_sigmask(signal.SIG_BLOCK, hangup)\n"
+        "tell('READY=1')\nsignal.sigwait(hangup)\nsys.exit(7)"
+    )
     await child.start()
     child.reload()
     await child.serves()
