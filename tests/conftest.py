@@ -16,7 +16,8 @@ from portway_testkit.file_scheduling import FileScheduling
 from portway_testkit.fixtures import as_client, origin, store  # noqa: F401 - for every folder
 
 _FD_DIRECTORY = Path("/proc/self/fd")
-_CLOSING_SECONDS = 1.0  # gRPC releases closed channels in its own threads, within milliseconds
+# gRPC releases closed channels in its own threads, within milliseconds where these get a processor.
+_CLOSING_SECONDS = 10.0
 
 
 def pytest_configure() -> None:
