@@ -107,6 +107,7 @@ async def test_a_registry_makes_them(pki: Pki, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(daily, "_FIRST_AFTER_MS", 0)
     folder = tmp_path / "backups"
     async with running(pki.config(tmp_path, backup_dir=folder)):
-        await until(lambda: folder.exists() and any(folder.glob("*.backup")))
+        # It is written under another name, by which it is there for a moment more.
+        await until(lambda: folder.exists() and [one.suffix for one in files(folder)] == [".backup"])
     (path,) = files(folder)
     assert {"settings", "tokens/admin"} <= {one.key for one in parse(path.read_bytes()).records}
