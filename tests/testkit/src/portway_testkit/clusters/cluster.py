@@ -6,6 +6,7 @@ programs as processes (portway_lab.cluster).
 
 import asyncio
 import dataclasses
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -29,7 +30,7 @@ from portway_runtime import clocks
 from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.clusters.admin_calls import AdminCalls
-from portway_testkit.processes.ports import raw_port_range
+from portway_testkit.processes.ports import held_port, raw_port_range
 from portway_testkit.waiting import eventually
 
 T = TypeVar("T")
@@ -111,6 +112,7 @@ class RunningNode:
 
         async def start() -> None:
             self.was_removed = False
+            self.config = dataclasses.replace(self.config, listen=self._cluster.kept(self.config.listen))
             node = Node(
                 self.config,
                 on_failure=failed,
@@ -121,7 +123,6 @@ class RunningNode:
             carrier.connect = self.dials(carrier.connect)
             await node.start()
             self._node = node
-            self.config = dataclasses.replace(self.config, listen=Endpoint(self.config.listen.host, node.address.port))
 
         self._cluster.run(start)
 
@@ -223,6 +224,7 @@ class Cluster:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._failures: list[BaseException] = []
+        self._held: list[socket.socket] = []  # a port each, also while nobody listens on it
         self._registry: Registry | None = None
         self._token_file = folder / "admin-token"
         self.pki = folder / "pki"
@@ -303,12 +305,15 @@ class Cluster:
         return self.admin.create_token(request)
 
     def start_registry(self) -> None:
+        given = self.registry_config
+        config = dataclasses.replace(given, listen=self.kept(given.listen), mesh_listen=self.kept(given.mesh_listen))
+
         async def start() -> None:
-            registry = Registry(self.registry_config, on_failure=self.failed, publisher=self._publisher)
+            registry = Registry(config, on_failure=self.failed, publisher=self._publisher)
             await registry.start()
             self._registry = registry
             self.registry_config = dataclasses.replace(
-                self.registry_config, listen=_address(registry.address), mesh_listen=_address(registry.mesh_address)
+                config, listen=_address(registry.address), mesh_listen=_address(registry.mesh_address)
             )
 
         self.run(start)
@@ -317,6 +322,13 @@ class Cluster:
         registry, self._registry = self._registry, None
         if registry is not None:
             self.run(registry.stop)
+
+    def kept(self, listen: Endpoint) -> Endpoint:
+        """Where a part listens that is started again on the same port: port 0 becomes one that is kept for it."""
+        if listen.port:
+            return listen
+        self._held.append(held_port(listen.host or "::"))
+        return Endpoint(listen.host, self._held[-1].getsockname()[1])
 
     def run(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Call the function on the cluster's loop and wait for its result."""
@@ -334,6 +346,9 @@ class Cluster:
         if self._loop is not None and self._stop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(PATIENCE)
+        for holder in self._held:
+            holder.close()
+        self._held.clear()
 
     def node_config(self, plan: NodePlan) -> NodeConfig:
         """The node as its command line would make it, not started."""

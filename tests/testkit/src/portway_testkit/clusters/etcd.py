@@ -15,14 +15,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -31,6 +30,8 @@ import trustme
 from portway_registry.errors import StoreFull
 from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
+
+from portway_testkit.processes.ports import held_port
 
 _START_SECONDS = 20.0  # on a busy machine; an idle one needs 0.2
 _STOP_SECONDS = 5.0
@@ -82,7 +83,8 @@ class EtcdServer:
         self.members: tuple[EtcdServer, ...] = (self,)  # all members of its cluster
         self._folder = Path(tempfile.mkdtemp(prefix="portway-etcd-"))
         self.tls = _make_tls(self._folder) if tls else None
-        self.port, self._peer_port = _free_ports()
+        self._held = [held_port(), held_port()]  # its ports, while it does not listen
+        self.port, self._peer_port = (holder.getsockname()[1] for holder in self._held)
         self._process: subprocess.Popen[bytes] | None = None
         self._user: tuple[str, str] | None = None
 
@@ -162,7 +164,7 @@ class EtcdServer:
         try:
             assert self._process is not None
             self._process.wait(_STOP_SECONDS)
-            self._process = None
+            self._ended()
         except subprocess.TimeoutExpired:
             self.kill()
 
@@ -171,7 +173,7 @@ class EtcdServer:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process = None
+            self._ended()
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP): connections stay open, nothing answers. It takes effect within moments."""
@@ -184,8 +186,9 @@ class EtcdServer:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Kill it and delete its data."""
+        """Kill it, delete its data and let its ports go."""
         self.kill()
+        self._let_go()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def leads(self) -> bool:
@@ -236,11 +239,22 @@ class EtcdServer:
             with contextlib.suppress(OSError, urllib.error.URLError):
                 self._open("/version", None, {})
                 self._open("/v3/maintenance/status", b"{}", {})
+                self._let_go()
                 return
             if process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"etcd did not start:\n{(self._folder / 'log').read_text()[-2000:]}")
             time.sleep(0.02)
+
+    def _ended(self) -> None:
+        self._process = None
+        self._let_go()
+        self._held = [held_port(port=port) for port in (self.port, self._peer_port)]
+
+    def _let_go(self) -> None:
+        for holder in self._held:
+            holder.close()
+        self._held = []
 
     def _post(self, path: str, **fields: object) -> dict[str, dict[str, str]]:
         headers = {}
@@ -316,18 +330,6 @@ async def fill_up(store: EtcdStore) -> None:
         with contextlib.suppress(StoreFull):
             for number in itertools.count():
                 await store.put(f"/full/{number}", bytes(100_000))
-
-
-@contextlib.contextmanager
-def _held_port() -> Iterator[socket.socket]:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        yield holder
-
-
-def _free_ports() -> tuple[int, int]:
-    with _held_port() as first, _held_port() as second:
-        return first.getsockname()[1], second.getsockname()[1]
 
 
 def _make_tls(folder: Path) -> Tls:

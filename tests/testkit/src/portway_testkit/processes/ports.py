@@ -1,4 +1,5 @@
-"""Ports of loopback for programs that do not take port 0, and waiting until one listens."""
+"""Ports of loopback for programs that do not take port 0, ports that stay free for who comes back to them, and waiting
+until one listens."""
 
 import random
 import socket
@@ -31,6 +32,21 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def held_port(host: str = LOOPBACK, port: int = 0) -> socket.socket:
+    """A socket on a free port of a host, or on this one where nobody listens: until it is closed nobody is given the
+    port, neither by port 0 nor for an outgoing connection. Who asks for it by its number, with SO_REUSEADDR as servers
+    do, may listen there; while nobody does, connections are refused. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    holder = socket.socket(family)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((host, port))
+    except BaseException:
+        holder.close()
+        raise
+    return holder
 
 
 def wait_listening(port: int, check_alive: Callable[[], None]) -> None:
