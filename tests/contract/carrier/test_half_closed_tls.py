@@ -19,6 +19,10 @@ from portway_testkit.visitors.hand_tls import HandTls
 
 Trusting = Callable[[ssl.TLSVersion], ssl.SSLContext]
 NEVER = 3600.0
+# Seconds: the kernel delays an acknowledgement by 40 ms, each time. Where other programs run, much else takes as long:
+# one visit that was faster shows that nothing was waited for.
+PROMPT = 0.03
+TRIES = 100
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 
@@ -130,9 +134,9 @@ async def test_a_visitor_that_never_ends_is_dropped(
 async def test_a_visitor_that_reads_slowly_gets_all_of_it(
     make_link: LinkMaker, server_tls: ServerTls, trusting_only: Trusting
 ) -> None:
-    """However much longer than Limits.linger that takes: he takes some all the time."""
+    """However much longer than Limits.linger that takes, here 1.6 s: he takes some all the time."""
     size, pieces = 16 << 20, 16
-    link = await make_link(Limits(linger=0.2, high_water=2 * size))
+    link = await make_link(Limits(linger=1.0, high_water=2 * size))
     loop = asyncio.get_running_loop()
     async with visited(link, server_tls, trusting_only(TLS13)) as (visitor, server):
         await loop.sock_sendall(server, bytes(size))
@@ -171,13 +175,13 @@ async def test_a_visitor_that_waits_for_acknowledgements_gets_them(
     """Without TCP_NODELAY its first request waits until the end of its handshake is acknowledged, and the kernel delays
     that by 40 ms for a server that has nothing to say."""
     loop = asyncio.get_running_loop()
-    taken = []
-    for _ in range(5):
+    taken: list[float] = []
+    while len(taken) < TRIES and min(taken, default=PROMPT) >= PROMPT:
         began = loop.time()
         async with visited(link, server_tls, trusting_only(TLS13)) as (_, server):
             taken.append(loop.time() - began)
             server.close()
-    assert min(taken) < 0.03, taken
+    assert min(taken) < PROMPT, taken
 
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
