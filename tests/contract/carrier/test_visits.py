@@ -180,16 +180,16 @@ async def test_a_reset_travels(link: CarrierLink, who: str) -> None:
     assert link.pool.counts.idle >= 2
 
 
-def unchanged_for(seconds: float, value: Callable[[], int]) -> Callable[[], bool]:
-    """Whether the value has been above 0 and unchanged for `seconds`."""
-    loop = asyncio.get_running_loop()
-    last, since = 0, loop.time()
+def unchanged_for(turns: int, value: Callable[[], int]) -> Callable[[], bool]:
+    """Whether the value is above 0 and was the same so many times in a row. `until` asks once a millisecond, after a
+    turn of the loop: during a pause of the machine nothing changes either."""
+    last, same = 0, 0
 
     def unchanged() -> bool:
-        nonlocal last, since
-        if value() != last:
-            last, since = value(), loop.time()
-        return last > 0 and loop.time() - since >= seconds
+        nonlocal last, same
+        same = same + 1 if value() == last else 0
+        last = value()
+        return last > 0 and same >= turns
 
     return unchanged
 
@@ -216,7 +216,7 @@ async def test_one_slow_reader_does_not_slow_another(make_link: LinkMaker) -> No
         _, slow = await visit(address)
         slow.write(b"slow")
         transport_of(slow).pause_reading()
-        await until(unchanged_for(0.3, lambda: written))
+        await until(unchanged_for(300, lambda: written))
         before = written
         reader, fast = await visit(address)
         fast.write(b"fast")
