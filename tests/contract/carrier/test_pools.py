@@ -99,7 +99,7 @@ async def test_waiting_visitors_are_served_in_the_order_they_came(make_link: Lin
 
 async def test_more_than_may_wait_are_turned_away_at_once(make_link: LinkMaker) -> None:
     """PoolLimits.waiting visitors wait. The next one is handed back at once, the others when their time is up."""
-    limits = PoolLimits(lanes=1, waiting=2, wait=0.5)
+    limits = PoolLimits(lanes=1, waiting=2, wait=2.0)
     link = await make_link(Limits(ping_interval=0.4), SpareSizes(quiet=0, busy=0), limits)
     link.serving.close()  # the client ignores WANT from now on: no lane ever comes
     visitors = [await dial(link.visitors()) for _ in range(3)]
