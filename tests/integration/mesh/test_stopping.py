@@ -68,7 +68,8 @@ def test_connections_that_nobody_uses_end_in_order(
 ) -> None:
     """Kept connections, which may stay for hours, end as when their server closes them: a visitor who uses one next
     opens another, and none sees a connection that broke."""
-    cluster = start_cluster(NodePlan("fra-1", "fra", NodeLimits(stop_grace=2.5)))
+    # They are idle after a second of the half of it in which nobody is taken any more.
+    cluster = start_cluster(NodePlan("fra-1", "fra", NodeLimits(stop_grace=6.0)))
     as_client(cluster.environment())
     with (
         portway.forward(origin.port, unencrypted=True) as tunnel,
