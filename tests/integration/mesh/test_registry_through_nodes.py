@@ -160,7 +160,7 @@ def test_a_client_behind_a_company_s_proxy_needs_one_port(mesh: Cluster, as_clie
             environment=mesh.environment() | {"PORTWAY_REGISTRY": "tun.test", "PORTWAY_PROXY": proxy.url},
         )
         assert refused.returncode != 0
-        assert proxy.asked[-1] == "tun.test:443"
+        assert "tun.test:443" in proxy.asked  # this process asks for its node meanwhile
 
 
 def test_another_name_is_not_passed_on(mesh: Cluster) -> None:
