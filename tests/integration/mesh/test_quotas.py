@@ -31,8 +31,9 @@ def test_the_quota_holds_over_two_nodes(
     """The second node does not know of the first one's: the registry takes the tunnel back, and the program is told."""
     cluster = start_cluster(NodePlan("fra-1", "fra"), NodePlan("par-1", "par"), store=store)
     as_client(cluster.environment(cluster.token(tenant="few")))
-    with portway.forward(1, region="par"):
-        pass  # from here on no registry is asked before a tunnel is opened there
+    # From here on no registry is asked before a tunnel is opened there.
+    with portway.forward(1, region="par") as first:
+        eventually(lambda: is_consistent(cluster, first))  # one that is shown later counts later
     cluster.admin.set_quota("few", 1)
     eventually(lambda: is_consistent(cluster))
     lost: SimpleQueue[portway.TunnelLostError] = SimpleQueue()
