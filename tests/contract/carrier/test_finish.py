@@ -10,7 +10,7 @@ import pytest
 import trustme
 from portway_carrier.contract import Carrier
 from portway_carrier.values import ServerTls
-from portway_testkit.links.carrier_link import listener
+from portway_testkit.links.carrier_link import listener, reset, until
 
 
 async def _accepted(listening: socket.socket) -> socket.socket:
@@ -73,3 +73,23 @@ async def test_connections_that_wait_for_their_peers_can_be_dropped(
             each.close()
             with contextlib.suppress(ConnectionError):
                 await each.wait_closed()
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+@pytest.mark.parametrize("last_words", [b"", b"last words"])
+async def test_a_peer_that_went_meanwhile_is_no_fault(
+    make_carrier: Callable[..., Carrier], how: str, last_words: bytes
+) -> None:
+    """The loop has not told of it yet; the answer to the last words may come while they are sent."""
+    carrier = make_carrier()
+    with listener() as listening:
+        peer = socket.create_connection(listening.getsockname())
+        accepted = await _accepted(listening)
+        stream = carrier.accept(accepted, None)
+        await stream.ready()
+        if how == "reset":
+            reset(peer)
+        else:
+            peer.close()
+        carrier.finish(stream, last_words)
+        await until(lambda: accepted.fileno() == -1)
