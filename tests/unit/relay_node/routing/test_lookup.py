@@ -202,10 +202,14 @@ async def test_a_young_node_asks_once_about_each_label(clock: ManualClock) -> No
     assert failures == []
 
 
-async def test_nobody_waits_for_long(around: Around) -> None:
+async def test_nobody_waits_for_long(clock: ManualClock) -> None:
     """Registries and nodes that do not answer are waited for up to the time limit."""
+    failures: list[BaseException] = []
+    around = Around(clock, failures, time_limit=0.05)
     around.answer.clear()
     assert await around.find() is None
+    await around.close()
+    assert failures == []
 
 
 async def test_a_route_whose_node_does_not_answer_is_doubted(around: Around) -> None:

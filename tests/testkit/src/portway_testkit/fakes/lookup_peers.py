@@ -19,6 +19,7 @@ from portway_runtime.clocks import RegistryClock
 
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.signers import CLUSTER_ID, NOW_MS, SessionSigner, label_of, tunnel_info
+from portway_testkit.waiting import PATIENCE
 
 KEY = SigningKey(b"\x06" * 32)
 LABEL = label_of(KEY)
@@ -36,8 +37,15 @@ class Around:
     `answer` is set. Each epoch of the label is of a session key of its own."""
 
     def __init__(
-        self, clock: ManualClock, failures: list[BaseException], rate: float = 3, *, young: bool = False
+        self,
+        clock: ManualClock,
+        failures: list[BaseException],
+        rate: float = 3,
+        *,
+        young: bool = False,
+        time_limit: float = PATIENCE,
     ) -> None:
+        """time_limit: seconds for one label, in which a thread checks its signatures."""
         self.pools: dict[str, Any] = {"a": FakePool(), "b": FakePool()}
         self.tunnels: dict[str, Any] = {}
         self.down: set[str] = set()
@@ -68,7 +76,7 @@ class Around:
             self.resolve,
             self.first_seconds,
             rate=rate,
-            time_limit=0.05,
+            time_limit=time_limit,
             clock=clock,
             on_failure=failures.append,
         )
