@@ -40,6 +40,8 @@ from portway_runtime.certificates import CertifiedKey
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import NODE_IS_OUT
 
+from portway_testkit.fakes.clock import ManualClock
+
 LEASE = 77
 
 
@@ -257,7 +259,9 @@ class NodeEnd:
         self.tokens: list[str] = []
         self.registry_clock = clock.RegistryClock()
         self.failures: list[BaseException] = []
-        self.questions = LabelQuestions(self.calls, clock.monotonic, on_failure=self.failures.append)
+        # Of how many labels are asked for alone: one that went on would allow more of them where a test is slow.
+        self.questions_clock = ManualClock()
+        self.questions = LabelQuestions(self.calls, self.questions_clock, on_failure=self.failures.append)
         self.stream = RegistryStream(
             Registries(registries, None),
             certified.loaded,
