@@ -12,16 +12,28 @@ from portway_relay.passages import passages as passages_module
 from portway_relay.passages.fronts import Front
 from portway_testkit.fakes.registry_replicas import LAST_WORDS, BlackHole, PassingNode, Replica, proved
 from portway_testkit.links.carrier_link import until
+from portway_testkit.waiting import PATIENCE
+
+
+@pytest.fixture
+def dials_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next replica is dialled soon; one that was reached has time to answer."""
+    monkeypatch.setattr(passages_module, "_NEXT_DIAL", 0.05)
+    monkeypatch.setattr(passages_module, "_ANSWERED_WITHIN", PATIENCE)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replica that does not answer is given up soon."""
-    monkeypatch.setattr(passages_module, "_NEXT_DIAL", 0.05)
-    monkeypatch.setattr(passages_module, "_ANSWERED_WITHIN", 0.05)
+    """A replica that does not answer is given up soon, where there is another one; it has read what came by then."""
+    monkeypatch.setattr(passages_module, "_ANSWERED_WITHIN", 0.5)
+    monkeypatch.setattr(checking, "_ANSWERED_WITHIN", 0.05)
+
+
+@pytest.fixture
+def hopeless(dials_soon: None, impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is the last one, and one that is not reached: for tests in which nobody answers."""
     monkeypatch.setattr(passages_module, "_ANSWERED_AT_LAST", 0.1)
     monkeypatch.setattr(passages_module, "_REACHED_WITHIN", 0.5)
-    monkeypatch.setattr(checking, "_ANSWERED_WITHIN", 0.05)
 
 
 async def test_a_replica_is_told_where_a_connection_comes_from(stage: PassingNode, replicas: list[Replica]) -> None:
@@ -121,7 +133,7 @@ async def test_whoever_leaves_at_once_stays_with_its_replica(stage: PassingNode,
     assert stage.passages.outcomes == {"done": 2}
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("dials_soon")
 async def test_a_black_hole_is_passed_by(stage: PassingNode, replicas: list[Replica], black_hole: BlackHole) -> None:
     """After a moment, once: later callers are passed on to the one that answers first."""
     await black_hole.start()
@@ -132,7 +144,7 @@ async def test_a_black_hole_is_passed_by(stage: PassingNode, replicas: list[Repl
     await black_hole.stop()
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("hopeless")
 @pytest.mark.parametrize("how", ["none", "refuse", "silent", "hole"])
 async def test_with_everything_down_the_caller_is_told(
     stage: PassingNode, replicas: list[Replica], black_hole: BlackHole, how: str
@@ -151,7 +163,6 @@ async def test_with_everything_down_the_caller_is_told(
     await black_hole.stop()
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_caller_that_leaves_is_forgotten(stage: PassingNode, replicas: list[Replica]) -> None:
     """Before anybody has answered; nobody is blamed for it."""
     one = replicas[0]
@@ -245,7 +256,7 @@ class Dialled:
         self._stream.abort()
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("hopeless")
 async def test_a_connection_takes_three_descriptors_however_many_replicas_are_silent(
     stage: PassingNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +283,7 @@ async def test_a_connection_takes_three_descriptors_however_many_replicas_are_si
     assert not open_now
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("dials_soon")
 async def test_a_replica_that_was_dialled_later_is_not_blamed(
     stage: PassingNode,
     replicas: list[Replica],
