@@ -15,6 +15,7 @@ from portway_relay.passages.checking import FrontCheck
 from portway_relay.passages.fronts import Fronts
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.registry_replicas import KEY, NAME
+from portway_testkit.waiting import PATIENCE
 
 OWN_CA = trustme.CA()
 
@@ -54,7 +55,7 @@ class Asked:
 
 @pytest.fixture
 async def asked(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Asked]:
-    monkeypatch.setattr(checking, "_ANSWERED_WITHIN", 0.5)
+    monkeypatch.setattr(checking, "_ANSWERED_WITHIN", PATIENCE)
     carrier = PythonCarrier(Limits())
     asked = Asked(carrier, clock)
     yield asked
@@ -87,7 +88,10 @@ async def test_one_that_shows_a_certificate_answers(asked: Asked, authority: tru
 
 
 @pytest.mark.parametrize("serve", [reads, ends], ids=["silent", "closes"])
-async def test_one_that_does_not_answer_the_node_either_is_away(asked: Asked, serve: Callable[..., object]) -> None:
+async def test_one_that_does_not_answer_the_node_either_is_away(
+    asked: Asked, serve: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "_ANSWERED_WITHIN", 0.5)
     async with asked.of(serve):
         assert await asked.is_away()
 
