@@ -13,6 +13,7 @@ from portway_relay.mesh import inbound_lanes as inbound_lanes_module
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import until
 from portway_testkit.links.mesh_lanes import OPENING, SUFFIX, Make, certificates
+from portway_testkit.waiting import PATIENCE
 
 
 async def test_lanes_are_dialled_anew_to_another_address(make: Make) -> None:
@@ -119,16 +120,18 @@ async def test_who_is_not_one_node_is_refused(make: Make, authority: trustme.CA,
 
 async def test_a_lane_that_says_nothing_is_closed(make: Make, authority: trustme.CA) -> None:
     """It has to say PEER in time, and is counted until it has."""
-    two = make("two", time_limit=0.05)
+    patient, two = make("two", time_limit=PATIENCE), make("two", time_limit=0.05)
     context = certificates(authority, "one" + SUFFIX)
     one = make("one")
     tls = ClientTls(context.ca, "two" + SUFFIX, MESH_ALPN, context.node.chain, context.node.key)
-    stream = one.carrier.connect(Endpoint("127.0.0.1", two.info.port), tls)
-    await stream.ready()
-    await until(lambda: len(two.inbound_lanes.greeting) == 1)
-    await until(lambda: len(two.inbound_lanes) == 0)
+    streams = [one.carrier.connect(Endpoint("127.0.0.1", node.info.port), tls) for node in (patient, two)]
+    await until(lambda: len(patient.inbound_lanes.greeting) == 1)
+    await until(lambda: two.carrier.counters.lanes_closed == 1 and len(two.inbound_lanes) == 0)
     assert not two.inbound_lanes.greeting
-    stream.abort()
+    for stream in streams:
+        stream.abort()
+    await until(lambda: len(patient.inbound_lanes) == 0)
+    assert not patient.inbound_lanes.greeting
 
 
 async def test_handshakes_in_progress_are_bounded(make: Make) -> None:
