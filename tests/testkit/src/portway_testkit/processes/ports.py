@@ -1,6 +1,7 @@
 """Ports of loopback for programs that do not take port 0, ports that stay free for who comes back to them, and waiting
 until one listens."""
 
+import os
 import random
 import socket
 import time
@@ -14,17 +15,29 @@ _RAW_BLOCK = 50
 _LISTENING_WITHIN = 30.0
 _POLL = 0.02
 
+_given: set[int] = set()  # by free_port, in this process
+
 
 def raw_port_range(size: int = _RAW_BLOCK) -> tuple[int, int]:
-    """First and last port of a random block: tests run in parallel, and a node skips ports that are taken."""
-    first = random.randrange(_RAW_PORTS.start, _RAW_PORTS.stop - size)
+    """First and last port of a random block of this worker's: a node skips ports that are taken."""
+    share = share_of(_RAW_PORTS)
+    if len(share) <= size:  # of very many workers
+        share = _RAW_PORTS
+    first = random.randrange(share.start, share.stop - size)
     return first, first + size - 1
 
 
 def free_port() -> int:
-    """A port that is free now and outside the range of outgoing connections."""
+    """A port that is free now, outside the range of outgoing connections, and given to nobody else: neither by another
+    call nor by another worker of this run."""
+    share = share_of(_FREE_PORTS)
+    if len(_given) > len(share) // 2:
+        _given.clear()  # the first ones are of tests that have ended
     while True:
-        port = random.choice(_FREE_PORTS)
+        port = random.choice(share)
+        if port in _given:
+            continue
+        _given.add(port)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -47,6 +60,13 @@ def held_port(host: str = LOOPBACK, port: int = 0) -> socket.socket:
         holder.close()
         raise
     return holder
+
+
+def share_of(ports: range) -> range:
+    """Those of this worker of pytest-xdist; all where there is one worker."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = len(ports) // max(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), worker + 1)
+    return ports[worker * share : (worker + 1) * share]
 
 
 def wait_listening(port: int, check_alive: Callable[[], None]) -> None:
