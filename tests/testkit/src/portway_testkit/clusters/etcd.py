@@ -32,6 +32,7 @@ from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
 
 from portway_testkit.processes.ports import held_port
+from portway_testkit.waiting import eventually
 
 _START_SECONDS = 20.0  # on a busy machine; an idle one needs 0.2
 _STOP_SECONDS = 5.0
@@ -192,12 +193,13 @@ class EtcdServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def leads(self) -> bool:
-        """Whether it is the leader of its cluster; False while it does not answer."""
+        """Whether it is the leader of its cluster; False while it does not answer, or knows of none."""
         try:
             answer = self._post("/v3/maintenance/status")
         except OSError:
             return False
-        return str(answer["leader"]) == answer["header"]["member_id"]
+        # During an election it names none.
+        return str(answer.get("leader")) == answer["header"]["member_id"]
 
     def revision(self) -> int:
         """Its present revision."""
@@ -306,8 +308,15 @@ class EtcdTrio:
         return ",".join(member.url for member in self.members)
 
     def leader(self) -> EtcdServer:
-        """The present leader."""
-        return next(member for member in self.members if member.leads())
+        """The present leader; during an election the next one."""
+        leaders: list[EtcdServer] = []
+
+        def is_elected() -> bool:
+            leaders[:] = [member for member in self.members if member.leads()]
+            return len(leaders) == 1
+
+        eventually(is_elected)
+        return leaders[0]
 
 
 @contextlib.asynccontextmanager
