@@ -18,6 +18,7 @@ def test_nodes_go_to_a_registry_that_their_settings_do_not_name(
     with with_a_replica(make_mesh(store=f"etcd:{etcd.url}"), says_where=True) as replicas:
         mesh, second = replicas.mesh, replicas.mesh_addresses[1]
         assert all(second not in node.config.registry for node in mesh.nodes.values())
+        eventually(lambda: all(second in node.node._registries.known for node in mesh.nodes.values()))
         as_client(replicas.environment())
         before = bind(mesh, "iad-1", "before")
         eventually(lambda: len(mesh.admin.tunnels()) == 1)
