@@ -92,5 +92,5 @@ def test_a_node_that_is_alone_with_a_wrong_clock_is_told_of(
     """Whoever opens a tunnel learns why there is no node, in place of an error about the token."""
     mesh = make_mesh(NodePlan("fra-1", "fra", clock_ahead=7_200.0))
     as_client(mesh.environment())
-    with pytest.raises(portway.UnreachableError, match="or with a wrong clock"), portway.forward(8000, timeout=1):
+    with pytest.raises(portway.UnreachableError, match="or with a wrong clock"), portway.forward(8000, timeout=5):
         pass
