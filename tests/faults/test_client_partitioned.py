@@ -37,6 +37,9 @@ def test_it_goes_on_where_it_was(
             before = onlookers.unanswered.copy()
             eventually(lambda: all((onlookers.unanswered - before)[at, "away"] >= 2 for at in mesh.nodes))
             assert {answered(mesh, at, there.host) for at in mesh.nodes} == {"there"}
+            # A client that has just been refused there, when all is mended at once, goes to the next node.
+            cable.mend(only=home)
+            eventually(lambda: home_of(mesh, tunnel))
             cable.mend()
             for at in mesh.nodes:
                 eventually(lambda: answered(mesh, at, tunnel.host) == "away")

@@ -50,9 +50,10 @@ class ClientCable:
         """Reset all connections of clients, and refuse new ones until `mend`."""
         self._all(lambda link: link.cut(refuse=True))
 
-    def mend(self) -> None:
-        """Deliver everything again."""
-        self._all(lambda link: link.mend())
+    def mend(self, *, only: str = "") -> None:
+        """Deliver everything again; or what is between clients and this node."""
+        mended = [link for link, running in self._links.items() if running.config.name == only]
+        self._all(lambda link: link.mend() if link in mended or not only else None)
 
     def _past_the_links(self, connect: Dial) -> Dial:
         def dial(address: Endpoint, tls: ClientTls | None, via: Proxy | None = None) -> Stream:
