@@ -29,6 +29,12 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return made
 
 
+@pytest.fixture
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OPENED waits for the answer however long that takes."""
+    monkeypatch.setattr("portway_carrier.python.lanes.deferred_opened.SHORTEST_WAIT", 3600.0)
+
+
 @asynccontextmanager
 async def visit(first: bytes) -> AsyncIterator[socket.socket]:
     """A visit whose visitor has sent `first`, as the connection of the local server that has received it."""
@@ -51,6 +57,7 @@ async def visit(first: bytes) -> AsyncIterator[socket.socket]:
         await carrier.close()
 
 
+@pytest.mark.usefixtures("no_hurry")
 async def test_a_short_answer_leaves_in_one_write(writes: list[list[int]]) -> None:
     """OPENED waits for the answer, and an end that has been received already leaves with both."""
     async with visit(b"ask") as connection:
@@ -70,6 +77,7 @@ async def test_opened_does_not_wait_for_a_server_that_says_nothing(writes: list[
         await until(lambda: writes[2:] == [[FrameType.END]])
 
 
+@pytest.mark.usefixtures("no_hurry")
 async def test_an_end_that_comes_later_leaves_alone(writes: list[list[int]]) -> None:
     """An answer does not wait for its end."""
     async with visit(b"ask") as connection:
@@ -79,10 +87,8 @@ async def test_an_end_that_comes_later_leaves_alone(writes: list[list[int]]) -> 
         await until(lambda: writes[1:] == [[FrameType.END]])
 
 
-async def test_opened_does_not_keep_a_long_first_flight_waiting(
-    writes: list[list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_hurry")
+async def test_opened_does_not_keep_a_long_first_flight_waiting(writes: list[list[int]]) -> None:
     """An opener that is close to what it may send before OPENED gets it at once."""
-    monkeypatch.setattr("portway_carrier.python.lanes.deferred_opened.SHORTEST_WAIT", 3600.0)
     async with visit(bytes(MAX_KEPT // 2)):
         assert writes == [[FrameType.OPENED]]
