@@ -15,6 +15,7 @@ from portway_carrier.values import ClientTls
 from portway_proto.v1.lane_pb2 import FailureCode
 from portway_proto.wire.limits import LINK_ALPN
 from portway_testkit.fakes.fake_nodes import KEY, FakeCarrier, FakeRegistries, FakeSession, FakeStream, node
+from portway_testkit.links.carrier_link import until
 
 FULL = Failure(FailureCode.FAILURE_CODE_OVERLOADED, "full")
 EVENTS: Any = None  # nothing comes of these sessions
@@ -112,9 +113,11 @@ async def test_a_search_that_is_cancelled_leaves_no_connection(
     """And says whom it was waiting for."""
     carrier.outcomes = {"a": FULL, "b": outcome}
     searching = search(FakeRegistries(node("a"), node("b")))
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await searching.attach(EVENTS)
+    attaching = asyncio.ensure_future(searching.attach(EVENTS))
+    await until(lambda: len(FakeSession.hellos) == 2 if outcome == "mute" else len(carrier.dialled) == 2)
+    attaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
     assert [attempt.reason for attempt in searching.attempts] == ["full", "no answer yet"]
     assert carrier.dialled[1].aborted == (outcome == "silent")
     assert FakeSession.dropped == (outcome == "mute")
