@@ -1,7 +1,6 @@
 """portway.engine.race_rule: which node is dialled when; and beside real dials, on a loop with a clock of its own."""
 
 import asyncio
-import selectors
 from contextlib import aclosing
 from typing import Any
 
@@ -16,34 +15,13 @@ from portway_carrier.errors import ConnectFailed
 from portway_carrier.values import ClientTls, Handshake
 from portway_proto.wire.limits import LINK_ALPN
 from portway_runtime.endpoints import Endpoint
+from portway_testkit.fakes.jumping_loop import JumpingLoop
 
 NAMES = "abcdefgh"
 # Who was ready, and when in milliseconds.
 Finish = list[tuple[str, int]]
 # Seconds that a dial takes, and whether it ends with a connection.
 Ending = tuple[float, bool]
-
-
-class _Jumping(selectors.DefaultSelector):
-    """Waits for nothing: tells the loop how long it would have waited."""
-
-    waited = 0.0
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        assert timeout is not None, "nothing would ever happen any more"
-        self.waited += max(0.0, timeout)
-        return super().select(0)
-
-
-class _Jumper(asyncio.SelectorEventLoop):
-    """Its clock is the sum of what was waited for."""
-
-    def __init__(self) -> None:
-        self._jumping = _Jumping()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.waited
 
 
 class _Dial:
@@ -80,7 +58,7 @@ def run_real(endings: dict[str, Ending], stagger: float) -> Finish:
                 found.append((node.name, round(clock() * 1000)))
         return found
 
-    with asyncio.Runner(loop_factory=_Jumper) as runner:
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         return runner.run(run())
 
 
