@@ -1,5 +1,6 @@
 """portway.engine_process.child_process: how the interpreter is called."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 from portway.engine_process import child_process as module
-from portway.engine_process.child_process import ChildProcess
+from portway.engine_process.child_process import EXIT_WITHIN, ChildProcess
+from portway_runtime.clocks import Monotonic
 
 
 class Spawned(Exception):
@@ -83,16 +85,19 @@ def test_a_folder_that_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 _UNBLOCK = "signal.pthread_sigmask(signal.SIG_SETMASK, ())"  # it starts with all of them blocked
 
 
+Start = Callable[..., ChildProcess]
+
+
 @pytest.fixture(params=["pidfd", "pid"])
-def start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str], ChildProcess]:
+def start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Start:
     """Starts a child with another program, which has ended its channel when this returns. By descriptor, and by number
-    as on macOS."""
+    as on macOS. Its time stands still unless the test says otherwise."""
     if request.param == "pid":
         monkeypatch.delattr(os, "pidfd_open")
 
-    def start(program: str) -> ChildProcess:
+    def start(program: str, clock: Monotonic = lambda: 0.0) -> ChildProcess:
         monkeypatch.setattr(module, "_BOOTSTRAP", f"import os, signal, sys, time; {_UNBLOCK}; {program}")
-        child = ChildProcess()
+        child = ChildProcess(clock)
         assert child.channel.receive() is None
         return child
 
@@ -103,16 +108,24 @@ def start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Ca
     ("program", "how"),
     [
         ("os.close(0); time.sleep(0.2); sys.exit(3)", "ended with exit code 3"),
-        ("os.close(0); signal.pause()", "was killed (SIGKILL)"),  # by the program
         ("os.kill(os.getpid(), signal.SIGKILL)", "was killed (SIGKILL, perhaps for want of memory)"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed (SIGSEGV)"),
         ("os.kill(os.getpid(), signal.SIGRTMIN + 1)", f"was killed (signal {signal.SIGRTMIN + 1})"),
     ],
 )
-def test_how_it_ended(start: Callable[[str], ChildProcess], program: str, how: str) -> None:
-    """Its channel ends before it does: it has a second. Want of memory is only where somebody else killed it."""
+def test_how_it_ended(start: Start, program: str, how: str) -> None:
+    """Its channel ends before it does, which is waited for. Want of memory is only where somebody else killed it."""
     child = start(program)
     assert child.wait() == how
+    child.kill()  # does nothing any more
+
+
+def test_one_that_does_not_end_is_killed(start: Start) -> None:
+    """It has a second."""
+    readings = itertools.count(0.0, EXIT_WITHIN / 2)
+    child = start("os.close(0); signal.pause()", lambda: next(readings))
+    assert child.wait() == "was killed (SIGKILL)"
+    assert next(readings) == 1.5 * EXIT_WITHIN
     child.kill()  # does nothing any more
 
 
