@@ -19,8 +19,10 @@ from portway_runtime.names import (
     alternating,
     literal_address,
 )
+from portway_runtime.os_threads import Event
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.links.carrier_link import until
+from portway_testkit.waiting import eventually
 
 V4, V4_OTHER = Address(socket.AF_INET, "192.0.2.1"), Address(socket.AF_INET, "192.0.2.2")
 V6, V6_OTHER = Address(socket.AF_INET6, "2001:db8::1"), Address(socket.AF_INET6, "2001:db8::2")
@@ -162,13 +164,22 @@ def test_families_alternate(found: list[Address], order: list[Address]) -> None:
     assert alternating(found) == order
 
 
-def test_threads_that_wait_share_a_lookup(resolver: Resolver) -> None:
+def test_threads_that_wait_share_a_lookup(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has waited for long enough leaves it to the others."""
+    waiting: list[float | None] = []
+
+    class WatchedEvent(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waiting.append(timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(names_module, "Event", WatchedEvent)
     names = BlockingNames(resolve=resolver)
     with ThreadPoolExecutor(4) as threads:
         asking = [threads.submit(names.addresses, "a.test", 20) for _ in range(3)]
         with pytest.raises(TimeoutError, match="no resolver has answered for a"):
             names.addresses("a.test", 0.01)
+        eventually(lambda: waiting.count(20) == 3)
         resolver.may_answer.set()
         assert [each.result(20) for each in asking] == [[V4]] * 3
     assert resolver.asked == ["a.test"]
