@@ -75,8 +75,8 @@ def test_an_example_s_address_is_the_tunnel_s(follow: Callable[[str], None]) -> 
 
 def test_what_stays_is_waited_for_and_ended(follow: Callable[[str], None], tmp_path: Path) -> None:
     """Until it listens, if the page shows nothing of it; and nothing of it is left."""
-    server = 'python3 -c \'import os, socket, time; s = socket.create_server(("127.0.0.1", 0)); '
-    server += 'open("pid", "w").write(str(os.getpid())); time.sleep(60)\''
+    server = 'python3 -c \'import os, socket, time; open("pid", "w").write(str(os.getpid())); '
+    server += 's = socket.create_server(("127.0.0.1", 0)); time.sleep(60)\''
     follow("<!-- keeps running -->\n" + _console(f"$ {server}"))
     pid = int((tmp_path / "folder/pid").read_text())
     assert not Path(f"/proc/{pid}").exists()
