@@ -181,10 +181,9 @@ async def test_an_address_that_loses_everything_costs_a_moment(port: int) -> Non
     began = clock()
     assert await opened(dialler, "node.test", port) == "127.0.0.1"
     assert clock() - began >= DELAY - 0.01
+    dialler._delay = 3600.0
     for _ in range(3):
-        began = clock()
         assert await opened(dialler, "node.test", port) == "127.0.0.1"
-        assert clock() - began < DELAY
 
 
 async def test_an_address_that_refuses_costs_nothing(port: int) -> None:
