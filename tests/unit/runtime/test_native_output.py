@@ -20,6 +20,11 @@ logging.getLogger("portway_x").info("it runs")
 def write(text):
     os.write(2, text.encode())
 """
+# Stacks are written piece by piece: on a slow machine there is a pause between two.
+_UNHURRIED = """
+from portway_runtime import native_output
+native_output._PAUSE = 20_000
+"""
 # As systemd has it in the environment of a service: in a container, where the tests may run, these lines would come as
 # they are without it.
 _UNIT = "INVOCATION_ID"
@@ -43,10 +48,10 @@ def _has_namespaces() -> bool:
 namespaces_are_there = pytest.mark.skipif(not _has_namespaces(), reason="this machine gives no namespace to this user")
 
 
-def run(program: str, form: str = "json") -> tuple[int, str]:
+def run(program: str, form: str = "json", *, before: str = "") -> tuple[int, str]:
     """Run a program: its exit code and its standard error, once all who have that have closed it."""
     done = subprocess.run(
-        [sys.executable, "-c", _BEFORE.format(form=form) + program],
+        [sys.executable, "-c", before + _BEFORE.format(form=form) + program],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -80,7 +85,7 @@ def test_a_crash_says_its_last_words(number: signal.Signals) -> None:
     """What the library said, and one line with the stacks of all threads; the process ends by the signal all the
     same."""
     said = _ABSL.format("F", "Check failed: x") + "\n"
-    code, written = run(f"write({said!r}); signal.raise_signal({int(number)})")
+    code, written = run(f"write({said!r}); signal.raise_signal({int(number)})", before=_UNHURRIED)
     assert code == -number
     lines = [json.loads(line) for line in written.splitlines()]
     assert [line["level"] for line in lines] == ["info", "critical", "critical"]
