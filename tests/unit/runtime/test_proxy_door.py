@@ -18,7 +18,7 @@ from portway_runtime.errors import ProxyFailed
 from portway_runtime.proxies import parse_proxy
 from portway_runtime.proxy_door import open_door
 from portway_testkit.links.connect_proxy import ConnectProxy
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 LARGE = os.urandom(3_000_000)
 
@@ -86,7 +86,7 @@ def received(sock: socket.socket, size: int) -> bytes:
 
 def test_bytes_pass_both_ways(proxy: ConnectProxy, greeter: int) -> None:
     """Those of a target that speaks first are not lost, and its end arrives."""
-    with open_door(parse_proxy(proxy.url, "x"), Endpoint("127.0.0.1", greeter)) as (target, options):
+    with open_door(parse_proxy(proxy.url, "x"), Endpoint("127.0.0.1", greeter), PATIENCE) as (target, options):
         assert options == (("grpc.ssl_target_name_override", "127.0.0.1"),)
         with enter(target) as sock:
             assert received(sock, 5) == b"first"
@@ -111,7 +111,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 
 def test_another_process_gets_nothing(proxy: ConnectProxy, greeter: int) -> None:
     """And does not keep this one out."""
-    with open_door(parse_proxy(proxy.url, "x"), Endpoint("127.0.0.1", greeter)) as (target, _):
+    with open_door(parse_proxy(proxy.url, "x"), Endpoint("127.0.0.1", greeter), PATIENCE) as (target, _):
         command = [sys.executable, "-c", _KNOCK, target.removeprefix("unix-abstract:")]
         other = subprocess.run(command, capture_output=True, text=True, timeout=40)
         assert other.stdout == "b''\n", other.stderr
@@ -122,7 +122,7 @@ def test_another_process_gets_nothing(proxy: ConnectProxy, greeter: int) -> None
 def test_a_proxy_that_refuses_is_told_before_anything_is_opened(proxy: ConnectProxy) -> None:
     proxy.answer = b"HTTP/1.1 403 Forbidden\r\n\r\n"
     with pytest.raises(ProxyFailed, match=r"does not let connections to 127\.0\.0\.1:9 through \(403 Forbidden\)"):
-        with open_door(parse_proxy(proxy.url, "x"), Endpoint("127.0.0.1", 9)):
+        with open_door(parse_proxy(proxy.url, "x"), Endpoint("127.0.0.1", 9), PATIENCE):
             pass
     eventually(lambda: proxy.connections == 0)
 
@@ -146,14 +146,14 @@ def test_a_proxy_of_the_other_kind_is_told() -> None:
         with ConnectProxy(tls) as proxy:
             url = f"{scheme}://127.0.0.1:{proxy.port}"
             with pytest.raises(ProxyFailed, match=expected):
-                with open_door(parse_proxy(url, "x"), Endpoint("127.0.0.1", 9)):
+                with open_door(parse_proxy(url, "x"), Endpoint("127.0.0.1", 9), PATIENCE):
                     pass
 
 
 def test_a_proxy_may_have_an_ipv6_address(greeter: int) -> None:
     with ConnectProxy(host="::1") as proxy:
         with (
-            open_door(parse_proxy(proxy.url, "x"), Endpoint("127.0.0.1", greeter)) as (target, _),
+            open_door(parse_proxy(proxy.url, "x"), Endpoint("127.0.0.1", greeter), PATIENCE) as (target, _),
             enter(target) as sock,
         ):
             assert received(sock, 5) == b"first"
@@ -175,5 +175,5 @@ def test_of_the_proxys_addresses_one_that_loses_everything_costs_a_moment(
 
         monkeypatch.setattr(names, "_addresses", resolve)
         asked = parse_proxy(f"http://proxy.test:{proxy.port}", "x")
-        with open_door(asked, Endpoint("127.0.0.1", greeter)) as (target, _), enter(target) as sock:
+        with open_door(asked, Endpoint("127.0.0.1", greeter), PATIENCE) as (target, _), enter(target) as sock:
             assert received(sock, 5) == b"first"
