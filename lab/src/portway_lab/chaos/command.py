@@ -209,11 +209,13 @@ def _lie(stage: Stage, say: _Log) -> list[str]:
     try:
         if not stage.hostile.wait_for(True, _TURNS_WITHIN, stage.supervise):
             return [f"{HOSTILE} did not begin to lie"]
-        while say.seconds() < lies.until:
+        until, over = say.seconds() + _LIES_ALONE, False
+        while not over:
             stage.supervise()
             made, wrong = consistency.severed(stage)
             visits += made
             severed += wrong
+            over = say.seconds() >= until
     finally:
         stage.end(lies)
     if not stage.hostile.wait_for(False, _TURNS_WITHIN, stage.supervise):

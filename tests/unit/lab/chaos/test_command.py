@@ -7,6 +7,7 @@ import pytest
 from portway_lab.chaos import command, consistency
 from portway_lab.chaos.plan import HOSTILE, Fault, Kind
 from portway_lab.cluster.visits import WrongBytes
+from portway_testkit.fakes.clock import ManualClock
 
 
 @pytest.fixture
@@ -52,10 +53,28 @@ def test_lies_end_when_a_visitor_gets_wrong_bytes(
 
 def test_what_was_severed_is_returned(stage: Any, steps: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """All rounds together, and that the node did not stop."""
-    monkeypatch.setattr(command, "_LIES_ALONE", 0.01)
+    monkeypatch.setattr(command, "_LIES_ALONE", 0.0)
     monkeypatch.setattr(consistency, "severed", lambda _: (1, ["one"]))
     stage.hostile.wait_for = lambda lies, within, supervise: lies
-    found = command._lie(stage, command._Log())
-    assert found[0] == "one"
-    assert found[-1] == f"{HOSTILE} did not stop lying"
+    assert command._lie(stage, command._Log()) == ["one", f"{HOSTILE} did not stop lying"]
     assert steps == ["begin", "end"]
+
+
+def test_a_node_that_begins_late_lies_as_long(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been started just now."""
+    clock, rounds = ManualClock(), list[float]()
+
+    def wait_for(lies: bool, within: float, supervise: object) -> bool:
+        clock.now += command._LIES_ALONE + 1.0
+        return True
+
+    def severed(_: Any) -> tuple[int, list[str]]:
+        rounds.append(clock.now)
+        clock.now += command._LIES_ALONE / 2
+        return 1, []
+
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(consistency, "severed", severed)
+    stage.hostile.wait_for = wait_for
+    assert command._lie(stage, command._Log()) == []
+    assert len(rounds) == 2
