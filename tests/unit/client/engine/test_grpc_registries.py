@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 from portway.config import Settings
+from portway.engine import grpc_registries as module
 from portway.engine.grpc_registries import SHORTEST_LIFE, GrpcRegistries, _grant, _reason
 from portway.errors import RemoteError, UnreachableError
 from portway_proto.v1.discovery_pb2 import Grant
 from portway_testkit.processes.descriptors import no_more_descriptors
 from portway_testkit.processes.threads import no_more_threads
+from portway_testkit.waiting import PATIENCE
 
 CONNECT = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
 
@@ -54,8 +56,9 @@ def test_an_answer_without_a_grant_is_an_error() -> None:
         _grant(Grant())
 
 
-def test_no_call_is_begun_without_descriptors(settings: Settings) -> None:
+def test_no_call_is_begun_without_descriptors(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """gRPC would end the process; the reason says what to raise."""
+    monkeypatch.setattr(module, "CALL_TIMEOUT", PATIENCE)
     registries = GrpcRegistries(replace(settings, registries=("127.0.0.1:1",)))
     with pytest.raises(UnreachableError, match="connection refused"):
         registries.locate(bytes(32))
