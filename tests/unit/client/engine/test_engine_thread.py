@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from portway.engine import engine_thread as module
 from portway.engine.engine import Engine
 from portway.engine.engine_thread import EngineThread, running_engine, stop_engine
 from portway.engine.held_tunnel import HeldTunnel
@@ -14,12 +15,20 @@ from portway.forwarding import Arguments
 from portway.tunnel import TunnelRequest
 from portway_testkit.processes.descriptors import no_more_descriptors
 from portway_testkit.processes.threads import no_more_threads
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = pytest.mark.shares_sockets  # a loop's own pair of sockets
 
 
 async def nothing(tunnels: Engine) -> int:
     return tunnels.status().tunnels
+
+
+@pytest.fixture(autouse=True)
+def whole_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end is waited for as long as it takes."""
+    monkeypatch.setattr(module, "EXIT_TIMEOUT", PATIENCE)
+    monkeypatch.setattr(module, "STATUS_TIMEOUT", PATIENCE)
 
 
 @pytest.fixture
@@ -39,7 +48,7 @@ def request_of_8000() -> TunnelRequest:
 def test_calls_run_on_its_loop(engine: EngineThread) -> None:
     """Their results come back."""
     assert engine.alive
-    assert engine.submit(nothing).result(10) == 0
+    assert engine.submit(nothing).result(PATIENCE) == 0
     status = engine.status()
     assert (status.tunnels, status.attached, status.trouble) == (0, True, "")
 
@@ -98,7 +107,7 @@ def test_no_engine_without_a_thread() -> None:
     engine = running_engine()
     with no_more_threads():
         assert running_engine() is engine
-        assert engine.submit(nothing).result(10) == 0
+        assert engine.submit(nothing).result(PATIENCE) == 0
     stop_engine()
 
 
@@ -129,8 +138,8 @@ def test_an_internal_failure_ends_it(engine: EngineThread) -> None:
     async def begin(tunnels: Engine) -> None:
         tunnels._tasks.spawn(fail(), name="fails")
 
-    engine.submit(begin).result(10)
-    assert engine._ended.wait(10)
+    engine.submit(begin).result(PATIENCE)
+    assert engine._ended.wait(PATIENCE)
     assert not engine.alive
     with pytest.raises(RemoteError):
         engine.submit(nothing)
@@ -158,7 +167,7 @@ def test_it_owes_nothing_to_the_program_s_policy(monkeypatch: pytest.MonkeyPatch
     asyncio.set_event_loop_policy(RefusingPolicy())
     try:
         engine = EngineThread()
-        assert engine.submit(nothing).result(10) == 0
+        assert engine.submit(nothing).result(PATIENCE) == 0
         engine.stop()
     finally:
         asyncio.set_event_loop_policy(before)
