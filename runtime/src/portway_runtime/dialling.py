@@ -189,6 +189,10 @@ class _LentDescriptor:
     def setblocking(self, flag: bool) -> None:
         """It does not block already."""
 
+    def detach(self) -> int:
+        """uvloop has closed it: what it was taken for was given up."""
+        return self._descriptor
+
     def close(self) -> None:
         if not self.taken:
             self.taken = True

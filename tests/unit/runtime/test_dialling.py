@@ -213,6 +213,20 @@ async def test_cancelled_it_leaves_no_socket(port: int) -> None:
             await dialler_to("127.0.0.2", "127.0.0.2").open("node.test", port, lambda sock: None, Client)
 
 
+async def test_cancelled_with_its_connection_made_it_leaves_no_socket(port: int) -> None:
+    """The time limit is over while the loop makes a transport of it."""
+
+    def late() -> asyncio.Protocol:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return Client()
+
+    dialling = asyncio.ensure_future(dialler_to("127.0.0.1").open("node.test", port, lambda sock: None, late))
+    with pytest.raises(asyncio.CancelledError):
+        await dialling
+
+
 async def test_a_protocol_that_fails_leaves_no_socket(port: int) -> None:
     def fail() -> asyncio.Protocol:
         raise ZeroDivisionError
