@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import trustme
@@ -92,4 +93,29 @@ async def test_a_peer_that_went_meanwhile_is_no_fault(
         else:
             peer.close()
         carrier.finish(stream, last_words)
+        await until(lambda: accepted.fileno() == -1)
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["closed", "reset"])
+async def test_one_over_tls_that_went_meanwhile_is_broken_off(
+    make_carrier: Callable[..., Carrier],
+    server_tls: ServerTls,
+    authority: trustme.CA,
+    leave: Callable[[socket.socket], None],
+) -> None:
+    """The session ticket is still to be sent, before the end."""
+    carrier = make_carrier()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    def shake_hands(address: tuple[str, int]) -> ssl.SSLSocket:
+        return trusting.wrap_socket(socket.create_connection(address), server_hostname="node.test")
+
+    with listener() as listening:
+        dialling = asyncio.ensure_future(asyncio.to_thread(shake_hands, listening.getsockname()))
+        accepted = await _accepted(listening)
+        stream = carrier.accept(accepted, server_tls)
+        await stream.ready()
+        leave(await dialling)
+        cast(Any, stream).break_off()
         await until(lambda: accepted.fileno() == -1)

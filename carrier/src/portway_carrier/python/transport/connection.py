@@ -81,14 +81,6 @@ class Connection(asyncio.BufferedProtocol):
             if not transport.is_closing():
                 transport.resume_reading()
 
-    def end_writing(self, transport: asyncio.WriteTransport) -> None:
-        """End this side's direction. A connection that the peer has reset, of which the loop has not told yet, is
-        dropped."""
-        try:
-            transport.write_eof()
-        except OSError:  # asyncio's own loop ends it within the call
-            transport.abort()
-
     def unsent(self) -> int:
         """Bytes that were written and that the kernel has not taken yet."""
         return self.transport.get_write_buffer_size() if self.transport is not None else 0

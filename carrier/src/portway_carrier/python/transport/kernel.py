@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 import termios
-from asyncio import BaseTransport, Transport
+from asyncio import BaseTransport, Transport, WriteTransport
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -191,6 +191,15 @@ def acknowledge(transport: BaseTransport) -> None:
         if sock is not None and _TCP_QUICKACK is not None:
             with suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
+
+
+def end_writing(transport: WriteTransport) -> None:
+    """End this side's direction. A connection that the peer has reset, of which the loop has not told yet, is
+    dropped."""
+    try:
+        transport.write_eof()
+    except OSError:  # asyncio's own loop ends it within the call
+        transport.abort()
 
 
 def receive_little(transport: BaseTransport) -> None:

@@ -168,7 +168,7 @@ class PyStream(Connection):
         if not self.half_closes or self.ended:
             self.shut()
             return
-        self.end_writing(self.transport)
+        kernel.end_writing(self.transport)
         if self.tls:
             self._await_end()
 
@@ -210,7 +210,7 @@ class PyStream(Connection):
         self.resume_source()
         self.write(data)
         if not self.tls and not self.ended:
-            self.end_writing(self.transport)
+            kernel.end_writing(self.transport)
             self._timers += (call_later(min(FINISH_WAIT, linger), self.shut),)
         else:
             self.shut()

@@ -232,7 +232,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             return
         self._flush()
         self._closing = self._ended = True
-        self._connected.write_eof()
+        kernel.end_writing(self._connected)
 
     def abort(self) -> None:
         self._closing = self._aborted = True
