@@ -63,6 +63,10 @@ class Link:
             answers, target = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             return
+        if self._refuses:
+            _reset(target)
+            _reset(writer)
+            return
         self._writers |= {writer, target}
         try:
             async with asyncio.TaskGroup() as both:
@@ -75,7 +79,7 @@ class Link:
             target.transport.abort()
 
     async def _move(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
-        while chunk := await reader.read(_CHUNK):
+        while (chunk := await reader.read(_CHUNK)) and not writer.is_closing():
             if self._answers_pass if answers else self._asks_pass:
                 writer.write(chunk)
                 await writer.drain()
