@@ -1,5 +1,8 @@
 """Every parser of bytes from outside, briefly, with the same input each time. `scripts/fuzz` goes on for longer."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,6 +39,13 @@ def test_seeds_keep_the_invariant(target: Target) -> None:
     assert len(seeds) > 10
     for data in seeds:
         target.check(data)
+
+
+def test_seeds_are_the_same_in_every_process() -> None:
+    """A run with a seed can be had again, and an input that failed comes again."""
+    code = "from portway_testkit.fuzzing.targets import TARGETS; print({n: t.seeds() for n, t in TARGETS.items()})"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == str({name: target.seeds() for name, target in TARGETS.items()})
 
 
 @every_target

@@ -23,7 +23,7 @@ from portway_testkit.fuzzing.target import Target, cuts
 from portway_testkit.signers import SessionSigner
 
 _BINDS: Final = 3
-_CLAIM: Final = SessionSigner().claim(SigningKey(bytes(32)), node="relay-1")
+_CLAIM: Final = SessionSigner(key=SigningKey(bytes(32))).claim(SigningKey(bytes(32)), node="relay-1")
 _LABEL: Final = _CLAIM.label
 _ZONE: Final = "fra.example.com"
 _WELCOME: Final = lane_pb2.Welcome(
