@@ -143,7 +143,7 @@ _COMMANDS: dict[str, Command] = {
     ),
     "portway forward": _asking(
         "portway",
-        lambda peer, pki: ["forward", "1", "--timeout", "1", "--registry", peer.address, "--ca", pki / "ca.crt"],
+        lambda peer, pki: ["forward", "1", "--timeout", "20", "--registry", peer.address, "--ca", pki / "ca.crt"],
     ),
     "portway-admin": _asking(
         "portway-admin", lambda peer, pki: ["--registry", peer.address, "--ca", pki / "ca.crt", "node", "list"]
