@@ -157,5 +157,6 @@ def test_a_full_quota_is_told_before_anything_is_opened(cluster: Cluster, forwar
         eventually(lambda: other.urls)
         first.process.send_signal(signal.SIGTERM)
         assert first.ended() == 0
+        eventually(lambda: [tunnel.tenant for tunnel in cluster.admin.tunnels()] == ["other"])
         again = forward("par", (one.port,), cluster.token(tenant="full"))
         eventually(lambda: again.urls)
