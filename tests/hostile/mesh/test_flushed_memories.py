@@ -6,7 +6,7 @@ from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.links.hand_tunnel import Bind
 from portway_testkit.links.thief import SEEN, Thief
 from portway_testkit.signers import label_of
-from portway_testkit.visitors.onlookers import Onlookers, answered
+from portway_testkit.visitors.onlookers import Onlookers, answered_at_last
 from portway_testkit.waiting import eventually
 
 # A hundred thousand labels are invented, in half a minute.
@@ -24,12 +24,12 @@ def test_a_sibling_that_floods_the_others_gets_no_visitor(mesh: Cluster, thief: 
     """Its statements push out its own alone. Visits stay with the tunnel's client, also 15 s later."""
     key = SigningKey()
     own, said = thief.lure(key, home)
-    eventually(lambda: {answered(mesh, at, own.host) for at in HONEST} == {"own"})
+    eventually(lambda: {answered_at_last(mesh, at, own.host) for at in HONEST} == {"own"})
     # Nobody visits until the claim is shown again: a visit would have the others learn anew where the label is.
     thief.floods(INVENTED)
     thief.claims(said[0])
     thief.was_heard()
-    assert {answered(mesh, at, own.host) for at in HONEST} == {"own"}
+    assert {answered_at_last(mesh, at, own.host) for at in HONEST} == {"own"}
     with Onlookers(mesh, {own.host: "own"}, HONEST) as onlookers:
         for _ in range(2):
             for client in said:
@@ -50,14 +50,14 @@ def test_a_closed_label_leads_nowhere_after_the_registry_was_flooded(mesh: Clust
     honest = [name for name in mesh.nodes if name != hostile]
     own, said = thief.lure(key, "fra-1")
     eventually(lambda: shown(mesh, key) == [("fra-1", SEEN)])
-    assert {answered(mesh, at, own.host) for at in honest} == {"own"}
+    assert {answered_at_last(mesh, at, own.host) for at in honest} == {"own"}
     own.leave()
     eventually(lambda: shown(mesh, key) == [])
     thief.floods_registry(INVENTED_AT_REGISTRY)
     for client in said:
         thief.claims(client)
         thief.was_heard()
-        assert {answered(mesh, at, own.host) for at in honest} == {""}
+        assert {answered_at_last(mesh, at, own.host) for at in honest} == {""}
         assert shown(mesh, key) == []
 
 

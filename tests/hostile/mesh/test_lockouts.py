@@ -13,7 +13,7 @@ from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.thief import Thief
 from portway_testkit.signers import SessionSigner
-from portway_testkit.visitors.onlookers import answered, home_of, named_at
+from portway_testkit.visitors.onlookers import answered_at_last, home_of, named_at
 from portway_testkit.visitors.recovery import label_of
 from portway_testkit.waiting import eventually
 
@@ -44,10 +44,10 @@ def test_a_claim_of_the_far_future_locks_nobody_out(
     as_client(mesh.environment())
     with named_at(mesh, home, "own", key=tmp_path / "key") as tunnel:
         for at in HONEST:
-            eventually(lambda: answered(mesh, at, tunnel.host) == "own")
+            eventually(lambda: answered_at_last(mesh, at, tunnel.host) == "own")
         thief.claims(far)
         thief.was_heard()
-        assert {answered(mesh, at, tunnel.host) for at in HONEST} == {"own"}
+        assert {answered_at_last(mesh, at, tunnel.host) for at in HONEST} == {"own"}
 
 
 def test_a_claim_of_half_an_hour_ahead_is_outbid(
@@ -60,7 +60,7 @@ def test_a_claim_of_half_an_hour_ahead_is_outbid(
     as_client(mesh.environment())
     with named_at(mesh, "fra-1", "own", key=tmp_path / "key") as tunnel:
         for at in HONEST:
-            eventually(lambda: answered(mesh, at, tunnel.host) == "own")
+            eventually(lambda: answered_at_last(mesh, at, tunnel.host) == "own")
 
 
 @pytest.mark.parametrize("shown", ["nothing", "a replay", "another key's"])
@@ -73,7 +73,7 @@ def test_a_refusal_without_a_claim_of_higher_rank_ends_no_tunnel(
     with named_at(mesh, "fra-2", "own") as tunnel:
         mesh.run(lambda: refuse(mesh, label_of(tunnel), shown))
         for at in HONEST:
-            eventually(lambda: answered(mesh, at, tunnel.host) == "own")
+            eventually(lambda: answered_at_last(mesh, at, tunnel.host) == "own")
         eventually(lambda: home_of(mesh, tunnel) in HONEST)
 
 

@@ -17,7 +17,7 @@ from portway_testkit.links.hand_tunnel import Bind
 from portway_testkit.links.thief import Client, SaidPort, Thief
 from portway_testkit.visitors.onlookers import answered_raw, named_at
 from portway_testkit.visitors.recovery import label_of
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 REGION = ("fra-1", "fra-2", "fra-3")
 HONEST = ("fra-1", "fra-3")
@@ -41,7 +41,7 @@ def victim(region: Cluster, as_client: AsClient) -> Iterator[Tunnel]:
 
 
 def raw_answer(cluster: Cluster, at: str, port: int) -> str:
-    return answered_raw(cluster.nodes[at].raw_host, port)
+    return answered_raw(cluster.nodes[at].raw_host, port, PATIENCE)
 
 
 def listens(cluster: Cluster, at: str, port: int) -> bool:

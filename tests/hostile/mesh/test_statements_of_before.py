@@ -15,8 +15,8 @@ from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import Bind, HandTunnel
 from portway_testkit.links.thief import SEEN, Client, Thief
 from portway_testkit.signers import label_of
-from portway_testkit.visitors.onlookers import Onlookers, answered
-from portway_testkit.waiting import eventually
+from portway_testkit.visitors.onlookers import Onlookers, answered_at_last
+from portway_testkit.waiting import PATIENCE, eventually
 
 HONEST = ("fra-1", "iad-1")
 
@@ -32,7 +32,7 @@ def moved(thief: Thief, home: str) -> tuple[SigningKey, HandTunnel, list[Client]
     own, said = thief.lure(key, home)
     eventually(lambda: shown(thief.cluster, key) == [(home, SEEN)])
     for at in HONEST:
-        eventually(lambda: answered(thief.cluster, at, own.host) == "own")
+        eventually(lambda: answered_at_last(thief.cluster, at, own.host) == "own")
     return key, own, said
 
 
@@ -62,11 +62,11 @@ def test_it_gets_no_visitor_of_a_tunnel_that_is_gone(mesh: Cluster, bind: Bind, 
         for client in said:
             thief.claims(client)
             thief.was_heard()
-            assert {answered(mesh, at, own.host) for at in HONEST} == {""}
+            assert {answered_at_last(mesh, at, own.host) for at in HONEST} == {""}
         again = bind(mesh, home, "own", key, SEEN + 1, grant=own.grant)
         assert again.refused is None
         for at in HONEST:
-            eventually(lambda: answered(mesh, at, own.host) == "own")
+            eventually(lambda: answered_at_last(mesh, at, own.host) == "own")
 
 
 def test_without_a_registry_it_gets_nobody_either(mesh: Cluster, thief: Thief) -> None:
@@ -74,7 +74,7 @@ def test_without_a_registry_it_gets_nobody_either(mesh: Cluster, thief: Thief) -
     _, own, said = moved(thief, "fra-1")
     mesh.stop_registry()
     try:
-        with Onlookers(mesh, {own.host: "own"}, HONEST) as onlookers:
+        with Onlookers(mesh, {own.host: "own"}, HONEST, PATIENCE) as onlookers:
             for _ in range(2):
                 for client in said:
                     thief.claims(client)
@@ -86,7 +86,7 @@ def test_without_a_registry_it_gets_nobody_either(mesh: Cluster, thief: Thief) -
     finally:
         mesh.start_registry()
     for at in HONEST:
-        eventually(lambda: answered(mesh, at, own.host) == "own")
+        eventually(lambda: answered_at_last(mesh, at, own.host) == "own")
     assert own.unbound is None
 
 
@@ -103,7 +103,7 @@ def test_a_claim_is_its_own_sessions_alone(mesh: Cluster, bind: Bind, thief: Thi
         frame_type, payload = accomplice.hear()
         assert frame_type == FrameType.BIND_REFUSED
         assert BindRefused.FromString(payload).failure.code == FAILURE_CODE_CLAIM
-    assert {answered(mesh, at, own.host) for at in HONEST} == {"own"}
+    assert {answered_at_last(mesh, at, own.host) for at in HONEST} == {"own"}
     assert own.unbound is None
 
 
@@ -113,18 +113,18 @@ def test_silence_about_a_client_that_has_left_ends_by_the_clock(mesh: Cluster, b
     key = SigningKey()
     before = bind(mesh, "fra-2", "before", key, SEEN - 1)
     seen = thief.seen(before.grant, key)
-    assert answered(mesh, "fra-1", before.host) == "before"
+    assert answered_at_last(mesh, "fra-1", before.host) == "before"
     thief.is_silent_about(key)
     thief.claims(seen)
     bind(mesh, "iad-1", "own", key, SEEN, grant=before.grant)
     eventually(lambda: shown(mesh, key) == [("iad-1", SEEN)])
     thief.was_heard()
-    assert answered(mesh, "fra-1", before.host) == "thief"
+    assert answered_at_last(mesh, "fra-1", before.host) == "thief"
     mesh.nodes["fra-1"].pass_time(PRESENCE_FRESH + 1)
-    assert {answered(mesh, at, before.host) for at in HONEST} == {"own"}
+    assert {answered_at_last(mesh, at, before.host) for at in HONEST} == {"own"}
     thief.claims(seen)
     thief.was_heard()
-    assert {answered(mesh, at, before.host) for at in HONEST} == {"own"}
+    assert {answered_at_last(mesh, at, before.host) for at in HONEST} == {"own"}
 
 
 def test_silence_without_a_registry_ends_when_no_clock_may_be_that_wrong(
@@ -134,7 +134,7 @@ def test_silence_without_a_registry_ends_when_no_clock_may_be_that_wrong(
     key = SigningKey()
     before = bind(mesh, "fra-2", "before", key, SEEN - 1)
     seen = thief.seen(before.grant, key)
-    assert answered(mesh, "fra-1", before.host) == "before"
+    assert answered_at_last(mesh, "fra-1", before.host) == "before"
     thief.is_silent_about(key)
     thief.claims(seen)
     mesh.nodes["iad-1"].stop()
@@ -142,7 +142,7 @@ def test_silence_without_a_registry_ends_when_no_clock_may_be_that_wrong(
     try:
         mesh.nodes["fra-1"].pass_time(PRESENCE_FRESH + CLOCK_LEEWAY + 5, everywhere=True)
         thief.claims(seen)
-        assert answered(mesh, "fra-1", before.host) == ""
+        assert answered_at_last(mesh, "fra-1", before.host) == ""
     finally:
         mesh.start_registry()
 
@@ -163,7 +163,7 @@ def test_a_presence_that_is_shown_late_or_is_of_another_time_is_no_newer_for_it(
     eventually(lambda: shown(mesh, key) == [("iad-1", SEEN)])
     thief.claims(Client(claim, presence, other.token))
     thief.was_heard()
-    assert {answered(mesh, at, own.host) for at in HONEST} == {"own"}
+    assert {answered_at_last(mesh, at, own.host) for at in HONEST} == {"own"}
     assert own.unbound is None
 
 
@@ -180,7 +180,7 @@ def test_a_node_whose_clock_is_wrong_within_the_leeway_is_misled_no_more(
     for client in said:
         thief.claims(client)
         thief.was_heard()
-        assert {answered(mesh, at, own.host) for at in HONEST} == {"own"}
+        assert {answered_at_last(mesh, at, own.host) for at in HONEST} == {"own"}
 
 
 def test_a_tunnel_that_was_closed_alone_does_not_stay_with_its_sessions_others(
@@ -200,17 +200,17 @@ def test_a_tunnel_that_was_closed_alone_does_not_stay_with_its_sessions_others(
         gone = host.replace(label_of(second), label_of(first))
         thief.is_silent_about(first)
         thief.claims(both, one)
-        assert {answered(mesh, at, gone) for at in HONEST} == {"thief"}
+        assert {answered_at_last(mesh, at, gone) for at in HONEST} == {"thief"}
         client.grant.signer.held.remove(both.claim)
         client.grant.present("fra-2")
         after = thief.seen(client.grant, second)
         thief.claims(after)
         thief.was_heard()
         for _ in range(2):
-            assert {answered(mesh, at, gone) for at in HONEST} == {""}
+            assert {answered_at_last(mesh, at, gone) for at in HONEST} == {""}
             thief.claims(both, Client(both.claim, after.presence, after.grant_token))
             thief.was_heard()
-        assert {answered(mesh, at, gone) for at in HONEST} == {""}
+        assert {answered_at_last(mesh, at, gone) for at in HONEST} == {""}
         assert shown(mesh, second) == [("fra-2", 1)]
         eventually(lambda: shown(mesh, first) == [])
 
@@ -223,5 +223,5 @@ def test_a_node_that_was_just_started_asks_first(mesh: Cluster, thief: Thief) ->
     eventually(lambda: connected(mesh))
     thief.claims(seen)
     thief.was_heard()
-    assert {answered(mesh, at, own.host) for at in HONEST} == {"own"}
+    assert {answered_at_last(mesh, at, own.host) for at in HONEST} == {"own"}
     assert own.unbound is None

@@ -13,7 +13,7 @@ from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import Bind
 from portway_testkit.links.thief import Client, Thief
 from portway_testkit.signers import SessionSigner, label_of
-from portway_testkit.visitors.onlookers import answered
+from portway_testkit.visitors.onlookers import answered_at_last
 
 HONEST = ("fra-1", "iad-1")
 
@@ -54,7 +54,7 @@ def test_tunnels_made_in_a_clients_name_lead_nowhere(mesh: Cluster, bind: Bind, 
     thief.was_heard()
     for key in keys:
         host = victim.host.replace(victim.host.partition(".")[0], label_of(key))
-        assert {answered(mesh, at, host) for at in HONEST} == {""}
+        assert {answered_at_last(mesh, at, host) for at in HONEST} == {""}
     listed = {tunnel.label for tunnel in mesh.admin.tunnels()}
     assert not listed & {label_of(key) for key in keys}
-    assert {answered(mesh, at, victim.host) for at in HONEST} == {"victim"}
+    assert {answered_at_last(mesh, at, victim.host) for at in HONEST} == {"victim"}

@@ -12,7 +12,7 @@ from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.hand_grants import grants_of
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import Bind
-from portway_testkit.visitors.onlookers import answered
+from portway_testkit.visitors.onlookers import answered_at_last
 
 NODE = "fra-1"
 NO_TIMES = {"beyond any float": 10**400, "infinite": float("inf"), "NaN": float("nan"), "negative": -(10**400)}
@@ -46,7 +46,7 @@ def test_a_grant_with_a_time_that_is_none_is_refused(mesh: Cluster, bind: Bind, 
         client.say(FrameType.PRESENCE, Presence(statement=statement, grant=forged).SerializeToString())
         assert client.answers()
     tunnel = bind(mesh, NODE, "served")
-    assert answered(mesh, NODE, tunnel.host) == "served"
+    assert answered_at_last(mesh, NODE, tunnel.host) == "served"
 
 
 def test_a_claim_whose_options_cannot_be_read_is_not_followed(mesh: Cluster, bind: Bind) -> None:
@@ -57,7 +57,7 @@ def test_a_claim_whose_options_cannot_be_read_is_not_followed(mesh: Cluster, bin
     claim = tunnel.grant.signer.claim(key, node="iad-1", epoch=2, unreadable=True)
     tunnel.says_moved(claim, tunnel.grant.present("iad-1", claim))
     tunnel.leave()
-    assert answered(mesh, NODE, bind(mesh, NODE, "other").host) == "other"
+    assert answered_at_last(mesh, NODE, bind(mesh, NODE, "other").host) == "other"
 
 
 def test_a_claim_whose_options_cannot_be_read_is_not_bound(mesh: Cluster, bind: Bind) -> None:
@@ -68,4 +68,4 @@ def test_a_claim_whose_options_cannot_be_read_is_not_bound(mesh: Cluster, bind: 
         frame_type, payload = client.hear()
     assert frame_type == FrameType.BIND_REFUSED
     assert BindRefused.FromString(payload).failure.code == FAILURE_CODE_CLAIM
-    assert answered(mesh, NODE, bind(mesh, NODE, "other").host) == "other"
+    assert answered_at_last(mesh, NODE, bind(mesh, NODE, "other").host) == "other"

@@ -40,6 +40,12 @@ def answered(cluster: Cluster, at: str, host: str, attention: float = ATTENTION)
         return ""
 
 
+def answered_at_last(cluster: Cluster, at: str, host: str) -> str:
+    """As `answered` where nothing is lost on the way: only a busy machine keeps the visitor waiting, and the first
+    answer counts."""
+    return answered(cluster, at, host, PATIENCE)
+
+
 @contextmanager
 def named(name: str, **options: Any) -> Iterator[Tunnel]:
     """A tunnel of this process that answers with its name; `options` are those of portway.forward."""
@@ -89,13 +95,20 @@ class Onlookers(GoingOn):
     """`with Onlookers(cluster, {host: name}) as onlookers:` visits each host at each node, on a thread for each pair.
 
     At the end of the block every answer must have been the name of its own tunnel; `answers` counts them, by node and
-    name.
+    name. A visitor gives up after `attention` seconds.
     """
 
-    def __init__(self, cluster: Cluster, names: Mapping[str, str], at: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        names: Mapping[str, str],
+        at: Iterable[str] | None = None,
+        attention: float = ATTENTION,
+    ) -> None:
         self.answers: Counter[tuple[str, str]] = Counter()
         self.unanswered: Counter[tuple[str, str]] = Counter()
         self._cluster = cluster
+        self._attention = attention
         self._strangers: Counter[str] = Counter()
         threads = (
             threading.Thread(target=self._visit, args=(node, host, name), name=f"onlooker of {name} at {node}")
@@ -110,7 +123,7 @@ class Onlookers(GoingOn):
 
     def _visit(self, node: str, host: str, name: str) -> None:
         while not self._over.wait(_BETWEEN):
-            answer = answered(self._cluster, node, host)
+            answer = answered(self._cluster, node, host, self._attention)
             if answer == name:
                 self.answers[node, name] += 1
             elif answer:
