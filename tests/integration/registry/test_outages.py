@@ -23,7 +23,7 @@ from portway_registry.store.contract import EventKind
 from portway_registry.store.etcd import EtcdStore
 from portway_runtime.tasks import Tasks
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.node_stream import NodeStream
+from portway_testkit.clusters.node_stream import NodeStream, all_known
 from portway_testkit.clusters.registry import (
     PATIENCE,
     SESSION_KEY,
@@ -130,6 +130,7 @@ async def bench(config: Config, pki: Pki) -> AsyncIterator[Bench]:
             channel(registry.mesh_address, pki.ca, pki.node("lon-1")) as mesh,
             NodeStream(registry.mesh_address, pki, node_info("fra-1")) as node,
         ):
+            await all_known(node)  # what watches are told of it later is no change of its
             stub = AdminStub(public)
             request = admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT)
             token = (await stub.CreateToken(request, metadata=admin)).token
