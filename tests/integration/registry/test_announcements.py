@@ -38,10 +38,13 @@ async def test_announced_tunnels_are_found_until_withdrawn(registry: Registry, p
         stream(registry, pki) as node,
         channel(registry.mesh_address, pki.ca, pki.node("lon-1")) as mesh,
     ):
+        await all_known(node)
         session = client.session("fra-1")
         await node.announce(one, other, sessions=[session])
         assert await admin.tunnels() == {one.label: ("fra-1", 1), other.label: ("fra-1", 7)}
-        found = await MeshStub(mesh).Resolve(ResolveRequest(label=other.label))
+        async with asyncio.timeout(PATIENCE):  # presences have a copy of their own in the registry's memory
+            while not (found := await MeshStub(mesh).Resolve(ResolveRequest(label=other.label))).presence:
+                pass
         assert (found.tunnel.node, found.tunnel.claim, found.node.name) == ("fra-1", other.claim, "fra-1")
         assert found.presence == session.presence
         assert (found.tunnel.tenant, found.tunnel.token_id) == ("", "")
