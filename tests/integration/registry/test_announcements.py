@@ -247,6 +247,7 @@ async def test_what_is_over_the_quota_of_a_node_that_was_away_is_evicted_when_it
         for tunnel in tunnels:
             await node.announce(tunnel, of=[client])
         lease = node.lease
+        await node.leave()
     await admin.set_quota("demo", 1)
     assert len(await admin.tunnels()) == 2
     async with stream(registry, pki, lease=lease) as again:
