@@ -218,7 +218,7 @@ async def test_a_node_outlives_its_lease_while_its_stream_lives(etcd: EtcdServer
     """Cut off until the lease has run out in etcd, the node stays a candidate, and is registered and whole again."""
     direct = EtcdStore(etcd.spec())
     async with Link(etcd.port) as link:
-        async with bench(settings(pki, tmp_path, link.port, lease_seconds=2), pki) as here:
+        async with bench(settings(pki, tmp_path, link.port, lease_seconds=5), pki) as here:
             tunnel, meanwhile = (here.held.tunnel("fra-1") for _ in range(2))
             await here.node.announce(tunnel, of=[here.held])
             await here.watcher.until(tunnel.label, "added")
