@@ -102,6 +102,7 @@ async def ask(members: Members, call: Call[R]) -> Answer[R]:
     deadline = clock() + TOTAL_SECONDS
     backoff = Backoff(*PAUSES)
     tries = 0
+    met = ""  # by the last try that had its time
     while True:
         member = members.current()
         metadata: Metadata = ()
@@ -126,11 +127,11 @@ async def ask(members: Members, call: Call[R]) -> Answer[R]:
             if members.cut_short():
                 raise StoreUnavailable("the store was closed while it was asked") from None
             raise
+        if not met or clock() < deadline:
+            met = f"{member.endpoint} said last: {reason}"
         pause = backoff.next()
         if clock() + pause >= deadline:
-            raise StoreUnavailable(
-                f"etcd did not answer within {TOTAL_SECONDS} s; {member.endpoint} said last: {reason}"
-            )
+            raise StoreUnavailable(f"etcd did not answer within {TOTAL_SECONDS} s; {met}")
         logger.debug("etcd call tried again", extra={"endpoint": member.endpoint, "reason": reason})
         await asyncio.sleep(pause)
 
