@@ -12,6 +12,7 @@ from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.mirror import Mirror
 from portway_registry.store.spec import EtcdSpec
 from portway_testkit.clusters.etcd import EtcdServer, opened
+from portway_testkit.clusters.registry import PATIENCE
 from portway_testkit.clusters.views import settle
 from portway_testkit.links.link import Link
 
@@ -90,8 +91,11 @@ async def test_a_watch_outlives_a_killed_etcd(server: EtcdServer, store: EtcdSto
     watched.check(expected)
 
 
-async def test_calls_wait_for_a_short_outage(server: EtcdServer, store: EtcdStore, prefix: str) -> None:
+async def test_calls_wait_for_a_short_outage(
+    server: EtcdServer, store: EtcdStore, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A write that begins while etcd is down is done when it is back within the time limit."""
+    monkeypatch.setattr("portway_registry.store.etcd.calls.TOTAL_SECONDS", PATIENCE)  # etcd's start is slow at times
     await asyncio.to_thread(server.kill)
     writing = asyncio.ensure_future(store.put(prefix + "a", b"1", expected=Revision(0)))
     await asyncio.to_thread(server.start)
