@@ -19,7 +19,7 @@ from portway_registry.config import Config
 from portway_registry.server import Registry
 
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.node_stream import NodeStream, stream
+from portway_testkit.clusters.node_stream import NodeStream, all_known, stream
 from portway_testkit.clusters.pebble import Pebble
 from portway_testkit.clusters.registry import Pki, channel, running
 
@@ -78,4 +78,5 @@ async def operating(config: Config, pebble: Pebble, pki: Pki) -> AsyncIterator[C
         assert config.admin_token_file is not None
         admin = AdminCaller(public, config.admin_token_file.read_text().strip(), registry, pki)
         async with stream(registry, pki) as node:
+            await all_known(node)  # its region has a certificate, or the want of one, as soon as it is shown
             yield CertificateOperator(registry, node, admin)
