@@ -137,6 +137,20 @@ def test_a_process_that_slept_takes_nobody_for_dead(around: Around) -> None:
     assert lane.dead is not None
 
 
+@pytest.mark.parametrize("pause", [0.5, 2.0, 4.0, 4.9])
+@pytest.mark.parametrize("silent", [2.0, 4.8, 5.0, 5.01, 6.0])
+def test_a_pause_of_this_process_is_no_silence(around: Around, silent: float, pause: float) -> None:
+    """Also a short one, but for the part of it in which no sweep was due; and no lane ends that was not pinged."""
+    lane = around.lane()
+    around.loop.run(silent)
+    around.loop.now += pause
+    around.loop.run(max(9.95 - pause, 8.95) - silent)
+    assert lane.dead is None
+    around.loop.run(1.2)
+    assert lane.dead is not None
+    assert len(lane.asked) == 1
+
+
 def test_a_lane_with_a_visit_is_never_asked(around: Around) -> None:
     """A slow visitor's full buffers would look like death; silence is counted from the end of the visit."""
     lane = around.lane()

@@ -43,10 +43,13 @@ class Liveness:
         now = core.loop.time()
         overdue = now - self._due
         self._schedule(now + self._period)
-        if overdue > core.limits.ping_interval:
-            # This process was stopped (a closed lid, SIGSTOP) and must not take its own pause for its peers' silence.
-            for lane in core.lanes:
+        # This process must not take its own pauses for its peers' silence. After a long one (a closed lid, SIGSTOP) a
+        # silence begins anew; one of a busy machine does not count, or else a lane could end that was never pinged.
+        for lane in core.lanes:
+            if overdue > core.limits.ping_interval:
                 lane.silent_since, lane.unanswered_pings = now, 0
+            else:
+                lane.silent_since = min(lane.silent_since + overdue, now)
         for lane in list(core.lanes):
             self._check_lane(lane, now)
         longest_silence = core.limits.ping_interval * core.limits.silences
