@@ -130,8 +130,6 @@ async def test_a_visitor_that_entered_at_another_node(
     await relayed(ingress, home)
     async with local_server(server) as port:
         serve(home, port)
-        ingress.serving.retire()
-        await until(lambda: ingress.pool.counts.idle == 1)
         at = ingress.visitors(server_tls, NAMED)
         await exchange(*await asyncio.open_connection(at.host, at.port, ssl=trusting, server_hostname="node.test"))
         await home.end()

@@ -267,15 +267,19 @@ class CarrierLink:
 
 
 async def relayed(near: CarrierLink, far: CarrierLink) -> Recorder:
-    """A lane of `near`, whose openings the carrier in the middle joins to the pool of `far`."""
+    """The only lane of `near`, whose openings the carrier in the middle joins to the pool of `far`.
+
+    The client of `near` serves nothing, so it must not answer a WANT: a visitor that comes while the lane is busy could
+    be given its lane."""
+    near.serving.retire()
+    await until(lambda: near.pool.counts.idle == 0)
     between = far.node
     stream = between.connect(near.link_address, near.client_tls)
     await stream.ready()
     events = Recorder()
     events.on_opening = lambda lane, opening: between.join(lane, far.pool, opening, far.ended)
-    count = near.pool.counts.idle
     between.lane(stream, Side.ACCEPTOR, events).send(FrameType.PARK, b"park")
-    await until(lambda: near.pool.counts.idle == count + 1)
+    await until(lambda: near.pool.counts.idle == 1)
     return events
 
 
