@@ -273,7 +273,7 @@ def test_a_tunnel_over_the_quota_ends_no_other(command: Command, node: FakeNode)
     assert process.poll() is None
     process.terminate()
     assert ended(process, 7) == ""
-    assert node.count("goaway") == 1
+    node.wait(lambda: node.count("goaway") == 1)
 
 
 def test_the_last_tunnel_over_the_quota_ends_it(command: Command, node: FakeNode) -> None:

@@ -268,8 +268,8 @@ def test_a_full_node_is_passed_over(node: FakeNode, second_node: FakeNode, regis
 def test_time_runs_out_on_silent_nodes(node: FakeNode, registry: FakeRegistry) -> None:
     """The error says whom it was waiting for, and nothing goes on after it."""
     node.silent = True
-    with pytest.raises(portway.UnreachableError, match=r"no tunnel within 0\.3 s\n  one \(.*\): no answer yet"):
-        opening(timeout=0.3)()
+    with pytest.raises(portway.UnreachableError, match=r"no tunnel within 3 s\n  one \(.*\): no answer yet"):
+        opening(timeout=3)()
     node.silent = False
     opening()()
 
@@ -284,7 +284,7 @@ def test_a_node_that_never_answers_bind_is_left(
     node: FakeNode, echo: Any, monkeypatch: pytest.MonkeyPatch, exchange: Any
 ) -> None:
     """Its connection is dropped, and the tunnel asked for again."""
-    monkeypatch.setattr(session, "ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr(session, "ANSWER_TIMEOUT", 2.0)
     node.ignore_binds = True
 
     def answer_the_next_one() -> None:
@@ -330,9 +330,9 @@ def test_an_interrupted_opening_leaves_nothing(node: FakeNode) -> None:
     interrupter.start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        opening()()
+        opening(timeout=60)()
     interrupter.join()
-    assert time.monotonic() - began < 3  # not the ten seconds that opening may take
+    assert time.monotonic() - began < 30  # not the time that opening may take
     node.wait(lambda: node.count("unbind") == 1)
     node.ignore_binds = False
     opening()()
