@@ -324,7 +324,7 @@ async def test_the_lane_of_an_unanswered_open_serves_again(
     make_link: LinkMaker, raw_acceptor: RawAcceptorMaker
 ) -> None:
     """Once its RESET has been answered. An OPENED that comes too late is ignored."""
-    link = await make_link(Limits(open_answer=0.3))
+    link = await make_link(Limits(open_answer=1.0))
     lane: RawLane = await raw_acceptor(link)
     at = link.visitors()
     _, first = await asyncio.open_connection(at.host, at.port)
@@ -347,14 +347,14 @@ async def test_the_lane_of_an_unanswered_open_serves_again(
 
 async def test_a_visit_that_was_opened_has_no_such_limit(make_link: LinkMaker, raw_acceptor: RawAcceptorMaker) -> None:
     """However long it is silent after OPENED."""
-    link = await make_link(Limits(open_answer=0.3))
+    link = await make_link(Limits(open_answer=1.0))
     lane: RawLane = await raw_acceptor(link)
     at = link.visitors()
     reader, writer = await asyncio.open_connection(at.host, at.port)
     assert (await lane.frame())[0] == FrameType.OPEN
     lane.send(encode_number(FrameType.OPENED, 1))
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(reader.read(1), 1.0)
+        await asyncio.wait_for(reader.read(1), 2.0)
     assert not link.ends
     lane.send(data_header(2), b"ok", encode_number(FrameType.END, 1))
     assert await reader.read() == b"ok"
