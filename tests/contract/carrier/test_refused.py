@@ -11,13 +11,13 @@ from portway_testkit.processes.descriptors import no_more_descriptors
 
 async def test_nobody_listening_hands_the_visitor_back(link: CarrierLink) -> None:
     """REFUSED hands the visitor back with everything it sent, to be finished or joined elsewhere."""
-    unused = socket.create_server(("127.0.0.1", 0))
-    port = unused.getsockname()[1]
-    unused.close()
-    link.serve_with(port)
-    reader, writer = await visit(link.visitors())
-    writer.write(b"GET / HTTP/1.1\r\n\r\n")
-    end = await link.end()
+    with socket.socket() as held:  # which does not listen
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        link.serve_with(port)
+        reader, writer = await visit(link.visitors())
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        end = await link.end()
     assert end.outcome is Outcome.REFUSED
     assert end.reason is RefusalReason.UNREACHABLE
     await until(lambda: bool(link.refused))

@@ -9,24 +9,28 @@ from portway_carrier.contract import Carrier
 from portway_carrier.errors import CarrierError
 from portway_carrier.values import Outcome, ServerTls
 from portway_proto.wire.lane import Side
+from portway_runtime.backoff import Backoff
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import OPENING, Recorder, listener, until
 from portway_testkit.links.pool_visitors import Visitors
-from portway_testkit.processes.ports import held_port
+
+NEVER = 3600.0
 
 
 @pytest.fixture
-def reserved() -> Iterator[Endpoint]:
-    """An address where nothing listens but what the test starts there."""
-    with held_port() as holder:
-        yield Endpoint(*holder.getsockname())
+def reserved() -> Iterator[socket.socket]:
+    """Has an address that nobody else gets, and does not listen."""
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+        yield sock
 
 
 async def test_nobody_waits_for_a_peer_that_refuses_to_be_dialled(
-    make_visitors: Callable[..., Visitors], reserved: Endpoint
+    make_visitors: Callable[..., Visitors], reserved: socket.socket
 ) -> None:
     """All visitors that wait are handed back as soon as the dial has failed, and so are later ones."""
-    visitors = make_visitors(reserved)
+    visitors = make_visitors(Endpoint(*reserved.getsockname()))
     for count in (1, 20, 1):
         await visitors.come(count)
         await visitors.turned_away(count)
@@ -35,29 +39,29 @@ async def test_nobody_waits_for_a_peer_that_refuses_to_be_dialled(
 async def test_a_visitor_does_not_wait_for_the_pause_of_a_pool_that_failed(
     make_visitors: Callable[..., Visitors],
     make_carrier: Callable[..., Carrier],
-    reserved: Endpoint,
+    reserved: socket.socket,
     server_tls: ServerTls,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The peer is dialled at once for the next visitor, whatever the pause: it may be back."""
+    monkeypatch.setattr("portway_carrier.python.lanes.dialling_pool.Backoff", lambda *_: Backoff(NEVER, NEVER))
     failures: list[CarrierError] = []
-    visitors = make_visitors(reserved, lost=failures.append)
-    await until(lambda: len(failures) >= 7)  # the next dial is due 3.2 s later at the earliest
+    visitors = make_visitors(Endpoint(*reserved.getsockname()), lost=failures.append)
+    await until(lambda: bool(failures))
     loop, peer, events = asyncio.get_running_loop(), make_carrier(), Recorder()
     failed = loop.time()
-    with socket.create_server((reserved.host, reserved.port)) as listening:
-        listening.setblocking(False)
-        await until(lambda: loop.time() > failed + 0.1)  # until then that failure counts for new visitors too
-        (visit,) = await visitors.come()
-        sock, _ = await loop.sock_accept(listening)
-        assert loop.time() < failed + 3.2
-        stream = peer.accept(sock, server_tls)
-        await stream.ready()
-        lane = peer.lane(stream, Side.ACCEPTOR, events)
-        await events.until(lambda: bool(events.openings))
-        assert events.openings[0][1] == OPENING
-        visit.cut()
-        assert (await visitors.ends.get()).outcome is Outcome.CUT
-        lane.abort()
+    reserved.listen()
+    await until(lambda: loop.time() > failed + 0.1)  # until then that failure counts for new visitors too
+    (visit,) = await visitors.come()
+    sock, _ = await loop.sock_accept(reserved)
+    stream = peer.accept(sock, server_tls)
+    await stream.ready()
+    lane = peer.lane(stream, Side.ACCEPTOR, events)
+    await events.until(lambda: bool(events.openings))
+    assert events.openings[0][1] == OPENING
+    visit.cut()
+    assert (await visitors.ends.get()).outcome is Outcome.CUT
+    lane.abort()
 
 
 async def test_a_peer_that_does_not_answer_is_waited_for_within_the_limit(
