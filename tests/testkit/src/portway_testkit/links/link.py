@@ -59,15 +59,15 @@ class Link:
         if self._refuses:
             _reset(writer)
             return
+        self._writers.add(writer)  # also while the target is dialled
         try:
             answers, target = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
+            self._writers.discard(writer)
             return
-        if self._refuses:
+        self._writers.add(target)
+        if writer.is_closing():
             _reset(target)
-            _reset(writer)
-            return
-        self._writers |= {writer, target}
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._move(reader, target, answers=False))
