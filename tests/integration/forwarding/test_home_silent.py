@@ -184,7 +184,8 @@ def test_so_many_wait_and_the_others_are_told(
     visits = [crowd.submit(answer_at, mesh, at, tunnel.host, request) for at in OTHERS for _ in range(VISITORS)]
     eventually(lambda: sum(visit.done() for visit in visits) >= VISITORS)
     assert {visit.result()[:12] for visit in visits if visit.done()} == {b"HTTP/1.1 503"}
-    assert all(0 < held <= 4 for held in waiting(mesh).values())
+    # One that is stuck gives its place back and takes it again when its lane is lost.
+    eventually(lambda: all(0 < held <= 4 for held in waiting(mesh).values()))
     assert {answered_by(mesh, at, other.host) for at in OTHERS} == {"other"}
     power.on()
     assert all(visit.result() for visit in visits)
