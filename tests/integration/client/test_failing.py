@@ -20,6 +20,7 @@ from portway_proto.v1 import lane_pb2
 from portway_runtime import names
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.processes.ports import free_port
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 
@@ -41,13 +42,6 @@ def silent_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def closed_port() -> int:
-    """Where nobody listens, now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def test_no_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without one, the error names the variable and the argument."""
     monkeypatch.delenv("PORTWAY_REGISTRY")
@@ -57,7 +51,7 @@ def test_no_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unreachable_registry() -> None:
     """Each one that was tried is named, with its reason."""
-    first, second = (f"127.0.0.1:{closed_port()}" for _ in range(2))
+    first, second = (f"127.0.0.1:{free_port()}" for _ in range(2))
     with pytest.raises(portway.UnreachableError) as raised:
         opening(registry=[first, second], timeout=1)()
     assert [attempt.address for attempt in raised.value.attempts] == [first, second]
@@ -145,7 +139,7 @@ def test_the_registry_that_answered_is_asked_first(
     with portway.forward(echo.port, registry=[f"127.0.0.1:{silent_port}", registry.address]) as tunnel:
         monkeypatch.setattr(registries, "CALL_TIMEOUT", 60)  # to be found hanging, were it asked again
         node.stop()
-        node.port = 0
+        node.port = free_port()
         node.__enter__()  # elsewhere: only a registry knows where
         node.wait(lambda: tunnel.host.partition(".")[0] in node.tunnels)
 

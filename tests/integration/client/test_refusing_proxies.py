@@ -1,6 +1,5 @@
 """What is said of an HTTP proxy that refuses, says nothing or is not there, and of a URL that names none."""
 
-import socket
 from typing import Any
 
 import portway
@@ -8,6 +7,7 @@ import pytest
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.links.connect_proxy import NODE, OPEN, REGISTRY, ConnectProxy
+from portway_testkit.processes.ports import free_port
 
 pytestmark = pytest.mark.shares_sockets
 
@@ -81,8 +81,7 @@ def test_a_short_time_limit_names_it_too(names: dict[str, str], proxy: ConnectPr
 
 
 def test_a_proxy_that_is_not_there_is_told(names: dict[str, str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    port = free_port()
     with pytest.raises(portway.UnreachableError, match=rf"127.0.0.1:{port}, which proxy= .* cannot be reached \(Conn"):
         with portway.forward(8000, proxy=f"http://127.0.0.1:{port}", timeout=2):
             pass

@@ -41,6 +41,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import NODE_IS_OUT
 
 from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.processes.ports import free_port
 
 LEASE = 77
 
@@ -207,7 +208,7 @@ class Served:
 
     def __init__(self, certified: Certified) -> None:
         self.mesh = FakeMesh()
-        self.endpoint = Endpoint("127.0.0.1", 0)
+        self.endpoint = Endpoint("127.0.0.1", free_port())
         self._certified = certified
         self._server: grpc.aio.Server | None = None
 
@@ -220,8 +221,7 @@ class Served:
             self._certified.read("ca.crt"),
             require_client_auth=True,
         )
-        port = self._server.add_secure_port(str(self.endpoint), credentials)
-        self.endpoint = Endpoint("127.0.0.1", port)
+        self._server.add_secure_port(str(self.endpoint), credentials)
         await self._server.start()
 
     async def stop(self) -> None:

@@ -26,6 +26,7 @@ from portway_runtime.tasks import Tasks
 
 from portway_testkit.authority import tls_of
 from portway_testkit.fakes.node_answers import PATIENCE, Greeter, NodeAnswers
+from portway_testkit.processes.ports import free_port
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class FakeNode(NodeAnswers):
     def __init__(self, name: str, authority: trustme.CA) -> None:
         self._tls = replace(tls_of(authority, node_name(name)), alpn=LINK_ALPN)
         super().__init__(name, self._tls.certificate, lambda control: self._carrier.pool(control, PoolLimits()))
+        self.port = free_port()
         self.silent = False  # accepts connections and does not answer
         self.via: int | None = None  # the port that a registry names for it, if it is not its own
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -142,7 +144,6 @@ class FakeNode(NodeAnswers):
         tasks = Tasks(self.name)
         listener = socket.create_server(("127.0.0.1", self.port))
         listener.setblocking(False)
-        self.port = listener.getsockname()[1]
         loop = asyncio.get_running_loop()
         loop.add_reader(listener, self._accept, listener, tasks)
         started.set_result(None)

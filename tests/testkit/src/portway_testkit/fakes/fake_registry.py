@@ -14,6 +14,7 @@ from portway_proto.wire.limits import KEY_SIZE
 from portway_testkit.authority import tls_of
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.node_answers import PATIENCE, grant_text
+from portway_testkit.processes.ports import free_port
 from portway_testkit.signers import CLUSTER_ID
 
 GRANT_LIFE = 3600.0
@@ -45,7 +46,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
         self._credentials = grpc.ssl_server_credentials([(tls.key, tls.certificate)])
         self._server: grpc.Server | None = None
         self._changed = threading.Condition()
-        self.port = 0
+        self.port = free_port()
 
     @property
     def address(self) -> str:
@@ -54,7 +55,7 @@ class FakeRegistry(discovery_pb2_grpc.DiscoveryServicer):
     def __enter__(self) -> Self:
         self._server = grpc.server(ThreadPoolExecutor(max_workers=4))
         discovery_pb2_grpc.add_DiscoveryServicer_to_server(self, self._server)
-        self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", self._credentials)
+        self._server.add_secure_port(self.address, self._credentials)
         self._server.start()
         return self
 

@@ -21,6 +21,8 @@ from portway_runtime.node_headers import is_proved, read_proof
 from portway_runtime.parse_results import NeedMore
 from portway_runtime.proxy_protocol import Parsed, ProxyHeader, parse
 
+from portway_testkit.processes.ports import free_port
+
 KEY = b"k" * 32
 NAME = "registry.example.com"
 LAST_WORDS = b"nobody"
@@ -33,7 +35,7 @@ class Replica:
 
     name: str
     silent: bool = False
-    port: int = 0
+    port: int = field(default_factory=free_port)
     headers: list[ProxyHeader] = field(default_factory=list)
     received: bytes = b""
     accepted: int = 0
@@ -41,7 +43,6 @@ class Replica:
 
     async def start(self) -> None:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self.server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         if self.server is not None:

@@ -13,6 +13,7 @@ from typing import Self
 
 from portway_testkit.fakes.node_answers import PATIENCE
 from portway_testkit.links.stream_server import StreamServer, drop
+from portway_testkit.processes.ports import free_port
 
 _CHUNK = 65_536
 _HEAD_END = b"\r\n\r\n"
@@ -40,7 +41,7 @@ class ConnectProxy:
         self.answers: dict[str, bytes] = {}
         self.hosts: dict[str, str] = {}
         self.heads: list[str] = []  # of each request
-        self.port = 0
+        self.port = free_port()
         self._tls = tls
         self._host = host
         self._thread: threading.Thread | None = None
@@ -82,8 +83,7 @@ class ConnectProxy:
 
     async def _serve(self, started: "Future[None]") -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with StreamServer(self._accepted, host=self._host, port=self.port, tls=self._tls) as server:
-            self.port = server.port
+        async with StreamServer(self._accepted, host=self._host, port=self.port, tls=self._tls):
             started.set_result(None)
             await self._stop.wait()
 
