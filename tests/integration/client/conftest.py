@@ -1,5 +1,6 @@
 """Fakes of one CA: nodes and a registry; a proxy; the environment that leads to them; an engine that is stopped."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -180,6 +181,50 @@ def log() -> Iterator[Log]:
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+class OpeningTime(logging.Handler):
+    """The time limit of an opening: it is over once the client has logged that it tries again, with `words` in the
+    reason."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.words: tuple[str, ...] = ()
+        self._limit: asyncio.Timeout | None = None
+
+    def begin(self, when: float) -> asyncio.Timeout:
+        """In place of asyncio.timeout_at."""
+        self._limit = asyncio.Timeout(when)
+        return self._limit
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """On the engine's loop."""
+        text = record.getMessage()
+        if self.words and self._limit is not None and "trying again" in text and all(one in text for one in self.words):
+            self._limit.reschedule(0.0)
+            self._limit = None
+
+
+TimeIsUpAt = Callable[..., None]  # of the words
+
+
+@pytest.fixture
+def time_is_up_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[TimeIsUpAt]:
+    """Sets with which words of the client the time of an opening in this process is over, however long a busy machine
+    needs for them: its `timeout` is PATIENCE, which is in the error."""
+    time = OpeningTime()
+    monkeypatch.setattr(asyncio, "timeout_at", time.begin)
+    logger = logging.getLogger("portway.engine.first_attachment")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(time)
+
+    def set_words(*words: str) -> None:
+        time.words = words
+
+    yield set_words
+    logger.removeHandler(time)
     logger.setLevel(level)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.processes.children import children_of
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = pytest.mark.shares_sockets
 
@@ -36,7 +38,7 @@ def line(process: "subprocess.Popen[str]") -> str:
 
 def ended(process: "subprocess.Popen[str]", code: int) -> str:
     """Wait for its end; what it wrote to standard error."""
-    out, errors = process.communicate(timeout=20)
+    out, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, (process.returncode, out, errors)
     return errors
 
@@ -76,7 +78,7 @@ def test_standard_descriptors_may_be_closed(
         node.wait(lambda: bool(node.tunnels))
         assert exchange(node, next(iter(node.tunnels)), b"hello") == b"hello"
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, errors) == (0, b"")
     finally:
         process.kill()
@@ -90,7 +92,9 @@ def test_it_ends_quietly_when_nobody_reads_its_output(environment: dict[str, str
     with open(writing, "wb") as output:
         command = [sys.executable, "-m", "portway", "forward", str(echo.port)]
         variables = os.environ | environment | {"PYTHONUNBUFFERED": ""}
-        done = subprocess.run(command, env=variables, stdout=output, stderr=subprocess.PIPE, timeout=20, check=False)
+        done = subprocess.run(
+            command, env=variables, stdout=output, stderr=subprocess.PIPE, timeout=PATIENCE, check=False
+        )
     assert (done.returncode, done.stderr) == (141, b"")
     node.wait(lambda: not node.tunnels and node.count("goaway") == 1)
 
@@ -170,7 +174,7 @@ class Screen:
 
     def wait(self, text: str) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: text in self.text, 15), repr(self.text)
+            assert self._changed.wait_for(lambda: text in self.text, PATIENCE), repr(self.text)
 
     def everything(self) -> str:
         """What was written until the last process that holds the terminal has ended."""
@@ -213,7 +217,7 @@ def test_on_a_terminal_one_line_is_kept_up_to_date(
     node.__enter__()
     screen.wait("portway: attached to node one after ")
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE) == 0
     assert screen.everything().endswith("\r\x1b[K")
 
 
@@ -316,16 +320,17 @@ def test_a_target_that_the_quota_does_not_allow_ends_no_other(command: Command, 
         (["forward", "8000", "--registry", ""], 3, "no registry is named"),
         (["forward", "8000", "--token", ""], 3, "no token is given"),
         (["forward", "8000", "--token", "secret"], 4, "malformed"),
-        (["forward", "8000", "--registry", "127.0.0.1:1", "--timeout", "1"], 6, "127.0.0.1:1: connection refused"),
-        (["forward", "8000", "--region", "nowhere", "--timeout", "1"], 6, "is ready"),
+        (["forward", "8000", "--registry", "127.0.0.1:1"], 6, "127.0.0.1:1: connection refused"),
+        (["forward", "8000", "--region", "nowhere"], 6, "is ready"),
         (["explode"], 2, "explode"),
         ([], 2, "usage"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(command: Command, arguments: list[str], code: int, words: str) -> None:
-    """On standard error, with an exit code for its kind; nothing on standard output but addresses that were open."""
+    """On standard error, with an exit code for its kind; nothing on standard output but addresses that were open. What
+    may pass is tried again, and why is told once."""
     process = command(*arguments)
-    out, errors = process.communicate(timeout=20)
+    out, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, errors
     assert words in errors
     assert all(text.startswith("https://") for text in out.splitlines())
@@ -333,7 +338,8 @@ def test_what_cannot_be_done_is_said_in_one_line(command: Command, arguments: li
         *waiting, last = errors.splitlines()
         assert last.startswith("portway: ")
         assert all(text.startswith("portway: not attached yet, trying again: ") for text in waiting)
-        assert len(waiting) == (code == 6)
+        assert bool(waiting) is (code == 6)
+        assert all(one != following for one, following in pairwise(waiting))
 
 
 @pytest.mark.parametrize(
@@ -345,7 +351,7 @@ def test_a_registry_that_refuses_decides_the_exit_code(
 ) -> None:
     """Its words are the line."""
     registry.refuse = (status, "these are its words")
-    errors = ended(command("forward", "8000", "--timeout", "1"), code)
+    errors = ended(command("forward", "8000"), code)
     assert all("these are its words" in text for text in errors.splitlines())
     assert errors.count("\n") == (2 if code == 6 else 1)  # what may pass is tried again, and that is told
 

@@ -58,7 +58,7 @@ def test_a_next_engine_waits_for_what_passes(
     node: FakeNode, registry: FakeRegistry, echo: Any, exchange: Any, log: Any
 ) -> None:
     """No node is there when the engine is killed; when one is, the URL works."""
-    with portway.forward(echo.port, process=True, timeout=1) as tunnel:
+    with portway.forward(echo.port, process=True) as tunnel:
         node.stop()
         kill_only_child()
         log.wait(logging.INFO, "not attached yet, trying again")

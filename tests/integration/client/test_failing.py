@@ -21,6 +21,7 @@ from portway_runtime import names
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.processes.ports import free_port
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 
@@ -49,14 +50,15 @@ def test_no_registry(monkeypatch: pytest.MonkeyPatch) -> None:
         opening()()
 
 
-def test_an_unreachable_registry() -> None:
+def test_an_unreachable_registry(time_is_up_at: Any) -> None:
     """Each one that was tried is named, with its reason."""
     first, second = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    time_is_up_at(f"{first}: connection refused", f"{second}: connection refused")
     with pytest.raises(portway.UnreachableError) as raised:
-        opening(registry=[first, second], timeout=1)()
+        opening(registry=[first, second], timeout=PATIENCE)()
     assert [attempt.address for attempt in raised.value.attempts] == [first, second]
     assert all("connection refused" in attempt.reason for attempt in raised.value.attempts)
-    assert str(raised.value).startswith("no tunnel within 1 s: no registry could say where the relay nodes are\n")
+    assert str(raised.value).startswith("no tunnel within 30 s: no registry could say where the relay nodes are\n")
     assert first in str(raised.value)
 
 
@@ -122,13 +124,17 @@ def test_a_node_that_is_late_is_waited_for(registry: FakeRegistry, node: FakeNod
     opening()()
 
 
-def test_a_registry_that_never_answers(silent_port: int, monkeypatch: pytest.MonkeyPatch, registry: Any) -> None:
+def test_a_registry_that_never_answers(
+    silent_port: int, monkeypatch: pytest.MonkeyPatch, registry: Any, time_is_up_at: Any
+) -> None:
     """It has its share of the time, then the next one is asked."""
     monkeypatch.setattr(registries, "CALL_TIMEOUT", 0.3)
     silent = f"127.0.0.1:{silent_port}"
+    time_is_up_at("no answer within 0.3 s")
     with pytest.raises(portway.UnreachableError, match=r"no answer within 0\.3 s"):
-        opening(registry=silent, timeout=1)()
-    opening(registry=[silent, registry.address])()
+        opening(registry=silent, timeout=PATIENCE)()
+    monkeypatch.setattr(registries, "CALL_TIMEOUT", 2.0)
+    opening(registry=[silent, registry.address], timeout=PATIENCE)()
 
 
 def test_the_registry_that_answered_is_asked_first(
@@ -160,11 +166,12 @@ def test_a_ca_file_of_no_use(tmp_path: Path) -> None:
         opening(ca=garbage)()
 
 
-def test_a_node_of_another_ca(registry: FakeRegistry) -> None:
+def test_a_node_of_another_ca(registry: FakeRegistry, time_is_up_at: Any) -> None:
     """Nodes are trusted by the CA that the registry names, and by nothing else."""
     registry.cluster_ca = trustme.CA().cert_pem.bytes()
+    time_is_up_at("not trusted")
     with pytest.raises(portway.UnreachableError, match="not trusted"):
-        opening(timeout=1)()
+        opening(timeout=PATIENCE)()
 
 
 @pytest.mark.parametrize(
@@ -179,11 +186,15 @@ def test_a_node_of_another_ca(registry: FakeRegistry) -> None:
         (grpc.StatusCode.INTERNAL, portway.UnreachableError),
     ],
 )
-def test_a_registry_that_refuses(registry: FakeRegistry, status: grpc.StatusCode, error: type[portway.Error]) -> None:
+def test_a_registry_that_refuses(
+    registry: FakeRegistry, status: grpc.StatusCode, error: type[portway.Error], when_it_waits: Any, time_is_up_at: Any
+) -> None:
     """What it says is in the error, whose kind the status decides; its token was shown."""
     registry.refuse = (status, "because the test says so")
+    when_it_waits(lambda: setattr(registry, "refuse", (status, "because the test says so again")))
+    time_is_up_at("because the test says so again")
     with pytest.raises(error, match="because the test says so"):
-        opening(token="pw_0_unknown", timeout=1)()
+        opening(token="pw_0_unknown", timeout=PATIENCE)()
     assert set(registry.tokens) == {"Bearer pw_0_unknown"}
     final = error is not portway.UnreachableError  # what may pass is tried again
     assert (len(registry.tokens) == 1) is final
@@ -238,13 +249,16 @@ def test_a_tunnel_that_is_refused(node: FakeNode, code: int, error: type[portway
     assert node.count("hello") == 1
 
 
-def test_every_node_that_failed_is_named(node: FakeNode, second_node: FakeNode, registry: FakeRegistry) -> None:
+def test_every_node_that_failed_is_named(
+    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, time_is_up_at: Any
+) -> None:
     """Each candidate, in order, with a reason of its own."""
     registry.nodes = [node, second_node]
     node.stop()
     second_node.refuse_hello = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_OVERLOADED, message="full up")
+    time_is_up_at("refused", "full up")
     with pytest.raises(portway.UnreachableError) as raised:
-        opening(timeout=1)()
+        opening(timeout=PATIENCE)()
     one, two = raised.value.attempts
     assert (one.name, one.address, two.name) == ("one", f"127.0.0.1:{node.port}", "two")
     assert "refused" in one.reason.lower()

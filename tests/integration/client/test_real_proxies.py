@@ -1,6 +1,7 @@
 """tinyproxy, which no one here wrote; and a machine from which nothing but a proxy can be reached."""
 
 import os
+import re
 import shutil
 import socket
 import struct
@@ -18,7 +19,7 @@ from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.links.connect_proxy import ConnectProxy
 from portway_testkit.processes.ports import free_port
 from portway_testkit.processes.running_program import RunningProgram, needed
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.shares_sockets
 
@@ -53,32 +54,37 @@ def tinyproxy(folder: Path, *settings: str) -> Iterator[int]:
 
 
 def test_tinyproxy_with_a_login(
-    environment: dict[str, str], node: FakeNode, echo: Any, exchange: Any, tmp_path: Path
+    environment: dict[str, str], node: FakeNode, echo: Any, exchange: Any, tmp_path: Path, time_is_up_at: Any
 ) -> None:
     """Right, missing and wrong."""
     with tinyproxy(tmp_path, "BasicAuth me s3cret") as port:
         with portway.forward(echo.port, proxy=f"http://me:s3cret@127.0.0.1:{port}") as tunnel:
             assert exchange(node, tunnel.host, b"hello" * 300_000) == b"hello" * 300_000
-        for login, expected in (("", r"wants a login \(407\)"), ("me:wrong@", r"does not accept .* \(401\)")):
-            with pytest.raises(portway.UnreachableError, match=expected):
-                with portway.forward(echo.port, proxy=f"http://{login}127.0.0.1:{port}", timeout=2):
+        for login, words, code in (("", "wants a login", "(407)"), ("me:wrong@", "does not accept", "(401)")):
+            time_is_up_at(words, code)
+            with pytest.raises(portway.UnreachableError, match=rf"{words}.* {re.escape(code)}"):
+                with portway.forward(echo.port, proxy=f"http://{login}127.0.0.1:{port}", timeout=PATIENCE):
                     pass
 
 
-def test_tinyproxy_that_forbids_the_port(environment: dict[str, str], registry: FakeRegistry, tmp_path: Path) -> None:
+def test_tinyproxy_that_forbids_the_port(
+    environment: dict[str, str], registry: FakeRegistry, tmp_path: Path, time_is_up_at: Any
+) -> None:
+    time_is_up_at("does not let connections to")
     with tinyproxy(tmp_path, "ConnectPort 443") as port:
         with pytest.raises(portway.UnreachableError, match=rf"does not let connections to {registry.address} through"):
-            with portway.forward(8000, proxy=f"http://127.0.0.1:{port}", timeout=2):
+            with portway.forward(8000, proxy=f"http://127.0.0.1:{port}", timeout=PATIENCE):
                 pass
 
 
 def test_tinyproxy_that_cannot_reach_the_registry(
-    environment: dict[str, str], registry: FakeRegistry, tmp_path: Path
+    environment: dict[str, str], registry: FakeRegistry, tmp_path: Path, time_is_up_at: Any
 ) -> None:
     registry.stop()
+    time_is_up_at(f"{registry.address} (50")
     with tinyproxy(tmp_path) as port:
         with pytest.raises(portway.UnreachableError, match=rf"(cannot reach|connect to) {registry.address} \(50"):
-            with portway.forward(8000, proxy=f"http://127.0.0.1:{port}", timeout=2):
+            with portway.forward(8000, proxy=f"http://127.0.0.1:{port}", timeout=PATIENCE):
                 pass
 
 
@@ -172,7 +178,7 @@ def test_nothing_goes_past_the_proxy(
         host = program.stdout.readline().strip()
         assert host, program.communicate()[1]
         assert exchange(node, host, b"hello") == b"hello"
-        program.communicate("", timeout=20)
+        program.communicate("", timeout=PATIENCE)
         assert {asked.partition(":")[0] for asked in proxy.asked} == {"registry.test", "node.test"}
         assert machine.sent() == {(machine.outside, _TCP, proxy.port)}
 
