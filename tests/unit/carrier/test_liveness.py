@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from portway_carrier.errors import CarrierError, PeerSilent
 from portway_carrier.python.liveness import Liveness
+from portway_carrier.python.transport import kernel
 from portway_carrier.values import Limits
 from portway_proto.wire.frames import FrameType
 
@@ -67,7 +68,8 @@ class Around:
     def __init__(self) -> None:
         self.loop = Loop()
         self.lanes: set[Any] = set()
-        core: Any = SimpleNamespace(loop=self.loop, limits=Limits(), lanes=self.lanes, pools=(), streams=())
+        self.streams: list[Any] = []
+        core: Any = SimpleNamespace(loop=self.loop, limits=Limits(), lanes=self.lanes, pools=(), streams=self.streams)
         self.liveness = Liveness(core)
 
     def lane(self) -> Lane:
@@ -149,6 +151,24 @@ def test_a_pause_of_this_process_is_no_silence(around: Around, silent: float, pa
     around.loop.run(1.2)
     assert lane.dead is not None
     assert len(lane.asked) == 1
+
+
+@pytest.mark.parametrize("pause", [6.0, 40.0])
+def test_what_was_sent_after_a_pause_of_this_process_has_time_to_be_acknowledged(
+    around: Around, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    """The kernel, which has heard nothing since before the pause, is asked at the next interval; a peer that has not
+    acknowledged it by then is dead."""
+    told: list[CarrierError] = []
+    state = kernel.TcpState(gone=False, unacknowledged=True, silent=40.0, quiet=40.0)
+    monkeypatch.setattr(kernel, "tcp_state", lambda transport: state)
+    around.loop.run(4.5)
+    around.streams.append(SimpleNamespace(transport=object(), drop=lambda: None, failed=told.append))
+    around.loop.now += pause
+    around.loop.run(4.9)
+    assert not told
+    around.loop.run(1.1)
+    assert [type(error) for error in told] == [PeerSilent]
 
 
 def test_a_lane_with_a_visit_is_never_asked(around: Around) -> None:

@@ -62,7 +62,9 @@ class Liveness:
             pool.sweep(now)
         if now >= self._kernel_due:
             self._kernel_due = now + self._kernel_interval
-            self._check_kernel()
+            # After a long pause, the answer to what has just been sent is on its way, and the last one is long ago.
+            if overdue < self._kernel_interval:
+                self._check_kernel()
 
     def _schedule(self, when: float) -> None:
         self._timer.cancel()
