@@ -25,6 +25,8 @@ from portway_testkit.links.carrier_link import (
     until,
 )
 
+# Turns of the loop, of a millisecond and more: during a pause of the machine nothing is taken either.
+FULL_AFTER = 300
 ONE_LANE = {"sizes": SpareSizes(quiet=1, busy=1, lanes=1), "pool_limits": PoolLimits(lanes=1)}
 
 
@@ -68,17 +70,15 @@ async def send(sock: socket.socket, data: bytes) -> None:
 
 
 async def fill(sock: socket.socket) -> int:
-    """Send until nothing has been taken for a while: every buffer on the way is full."""
-    sent = 0
-    loop = asyncio.get_running_loop()
-    quiet_since = loop.time()
-    while loop.time() - quiet_since < 0.3:
+    """Send until nothing has been taken in FULL_AFTER turns: every buffer on the way is full."""
+    sent = refused = 0
+    while refused < FULL_AFTER:
         try:
             sent += sock.send(b"f" * 65536)
-            quiet_since = loop.time()
+            refused = 0
         except BlockingIOError:
-            pass
-        await asyncio.sleep(0)
+            refused += 1
+        await asyncio.sleep(0.001 if refused else 0)
     return sent
 
 
@@ -186,15 +186,15 @@ async def test_a_tls_visitor_that_leaves_while_paused_is_delivered_whole(
         writer.write(b"?")
         server = await accepted()
         assert await receive(server, 1) == b"?"
-        sent = 0
-        loop = asyncio.get_running_loop()
-        quiet_since = loop.time()
-        while loop.time() - quiet_since < 0.3:
+        sent = refused = 0
+        while refused < FULL_AFTER:
             if writer.transport.get_write_buffer_size() == 0:
                 writer.write(b"u" * 65536)
                 sent += 65536
-                quiet_since = loop.time()
-            await asyncio.sleep(0)
+                refused = 0
+            else:
+                refused += 1
+            await asyncio.sleep(0.001 if refused else 0)
         writer.close()
         assert len(await receive(server)) == sent
         server.close()
