@@ -181,7 +181,7 @@ async def make_visitors(
         lost: Callable[[CarrierError], None] = lambda _: None,
         on: Carrier | None = None,
     ) -> Visitors:
-        carrier = on or make_carrier(Limits(handshake=WAIT, ping_interval=0.4))
+        carrier = on or make_carrier(Limits(handshake=WAIT))
         target = DialTarget(address, client_tls, (FrameType.PEER, b"peer"))
         pool = carrier.dialling_pool(target, Side.OPENER, SpareSizes(quiet=1, busy=2, wait=wait), lost)
         made.append(Visitors(carrier, pool))

@@ -301,11 +301,12 @@ async def test_a_socket_that_is_gone_is_told_by_its_stream(
 
 async def test_an_open_that_is_never_answered_ends(make_link: LinkMaker, raw_acceptor: RawAcceptorMaker) -> None:
     """After Limits.open_answer RESET is sent on the lane, and the visitor is handed back with nothing lost."""
-    link = await make_link(Limits(open_answer=0.3))
+    link = await make_link(Limits(open_answer=2.0))
     lane: RawLane = await raw_acceptor(link)
     at = link.visitors()
-    reader, writer = await asyncio.open_connection(at.host, at.port)
-    writer.write(b"hello")
+    visitor = socket.create_connection((at.host, at.port))
+    visitor.sendall(b"hello")  # before it is accepted
+    reader, writer = await asyncio.open_connection(sock=visitor)
     assert (await lane.frame())[0] == FrameType.OPEN
     end = await link.end()
     assert end.outcome is Outcome.UNANSWERED

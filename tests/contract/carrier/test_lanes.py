@@ -90,7 +90,7 @@ async def test_a_peer_that_answers_lives(make_link: LinkMaker) -> None:
 
 async def test_a_reset_without_an_answer_closes_the_lane(make_link: LinkMaker, raw_acceptor: RawAcceptorMaker) -> None:
     """A peer that answers nothing after a visit was opened loses the lane, so that it cannot hold memory."""
-    link = await make_link(Limits(ping_interval=0.2, reset_answer=0.2))
+    link = await make_link(Limits(reset_answer=0.2))
     lane = await raw_acceptor(link)
     address = link.visitors()
     visitor = socket.create_connection((address.host, address.port))

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.shares_sockets
 Connect = Callable[[Carrier], Stream]
 Accept = Callable[[Carrier], Awaitable[Stream]]
 LARGE = bytes(range(256)) * 50
+CLOCK = 0.002  # seconds: uvloop's clock is one of whole milliseconds, and is read at both ends of a round trip
 
 
 @pytest.fixture(params=["http", "https"])
@@ -83,7 +84,7 @@ async def test_bytes_pass_both_ways(
     handshake = await near.ready()
     await far.ready()
     assert handshake.round_trip is not None
-    assert 0.1 <= handshake.round_trip <= handshake.took
+    assert 0.1 - CLOCK <= handshake.round_trip <= handshake.took
     assert near.peer == address(node)
     proxy.delay = 0.0
     got = Recorder(), Recorder()
@@ -118,8 +119,15 @@ async def test_a_pool_dials_through_it(
     proxy.answer = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
     for stream in streams:
         stream.abort()
-    await until(lambda: any(isinstance(error, ConnectFailed) and error.proxy for error in lost))
-    assert "cannot reach node.test" in str(lost[-1])
+    refused: list[CarrierError] = []
+
+    def told() -> bool:
+        """The loss of a lane may come after the first dial that the proxy refuses."""
+        refused[:] = [error for error in lost if isinstance(error, ConnectFailed) and error.proxy]
+        return bool(refused)
+
+    await until(told)
+    assert "cannot reach node.test" in str(refused[0])
     pool.close()
 
 

@@ -114,11 +114,11 @@ async def test_a_visit_whose_lane_is_lost_before_it_arrived_is_handed_back(
 
 
 async def test_a_visit_on_a_lane_that_was_used_before_arrives_late(
-    raw_node: RawNodeMaker, make_visitors: MakeVisitors, make_carrier: Callable[..., Carrier]
+    raw_node: RawNodeMaker, make_visitors: MakeVisitors
 ) -> None:
     """It is OPEN that matters, wherever in the bytes of the lane it is. The peer was away for a moment."""
     node = await raw_node()
-    visitors = make_visitors(node.target.address, on=make_carrier())  # its idle lanes stay, though no PING is answered
+    visitors = make_visitors(node.target.address)
     lane = await node.lanes.get()
     (first,) = await visitors.come()
     assert [(await lane.frame())[0] for _ in range(2)] == [FrameType.PEER, FrameType.OPEN]
