@@ -6,6 +6,7 @@ from typing import Any
 
 import portway
 import pytest
+from portway.engine import link
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
@@ -80,7 +81,7 @@ def test_a_node_that_is_lost_after_it_was_waited_for_is_named(node: FakeNode, ec
 
     losing = threading.Thread(target=lose)
     losing.start()
-    with pytest.raises(portway.UnreachableError, match="no tunnel within"), portway.forward(echo.port, timeout=2):
+    with pytest.raises(portway.UnreachableError, match="no tunnel within"), portway.forward(echo.port, timeout=6):
         pass
     losing.join()
 
@@ -114,26 +115,26 @@ def test_a_session_that_nobody_needs_is_left_at_once_when_asked(node: FakeNode, 
 
 
 def test_a_node_that_is_lost_before_its_moment_is_left_at_once(
-    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any
+    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody stays with a node that has gone; GOAWAY asked for the longest there is."""
+    monkeypatch.setattr(link, "LONGEST_STAY", 3600.0)
     with portway.forward(echo.port) as tunnel:
         registry.nodes = [node, second_node]
-        told_at = told_to_leave(node, retry_after_ms=5_000)
+        told_to_leave(node, retry_after_ms=3_600_000)
         node.drop_connections()
         second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
-        assert time.monotonic() - told_at < 4
 
 
 def test_a_new_tunnel_does_not_wait_for_the_moment(
-    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any
+    node: FakeNode, second_node: FakeNode, registry: FakeRegistry, echo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """forward() while the client stays on opens at the next node, and takes the others there with it."""
+    monkeypatch.setattr(link, "LONGEST_STAY", 3600.0)
     with portway.forward(echo.port) as tunnel:
         registry.nodes = [node, second_node]
-        told_at = told_to_leave(node, retry_after_ms=5_000)
+        told_to_leave(node, retry_after_ms=3_600_000)
         with portway.forward(1) as another:
-            assert time.monotonic() - told_at < 4
             second_node.wait(lambda: {label_of(tunnel), label_of(another)} <= second_node.tunnels.keys())
 
 
