@@ -1,7 +1,6 @@
 """A node with a valid certificate that announces what its clients did not place there."""
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
@@ -26,22 +25,23 @@ from portway_registry.server import Registry
 from portway_testkit import signers
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.node_stream import NodeStream, all_known
+from portway_testkit.clusters.node_stream import NodeStream, all_known, kept_alive
 from portway_testkit.clusters.registry import PATIENCE, Pki, bearer, channel, client_of, node_info, running
 from portway_testkit.signers import AnnouncedClient, SessionSigner, now_ms
 
 MINUTE = 60_000
+FLOOD = 90.0  # seconds: more than a flood takes on a busy machine
 
 
 @pytest.fixture
 async def evil(registry: Registry, pki: Pki) -> Any:
-    async with NodeStream(registry.mesh_address, pki, node_info("evil")) as evil:
+    async with NodeStream(registry.mesh_address, pki, node_info("evil")) as evil, kept_alive(evil):
         yield evil
 
 
 @pytest.fixture
 async def good(registry: Registry, pki: Pki) -> Any:
-    async with NodeStream(registry.mesh_address, pki, node_info("good")) as good:
+    async with NodeStream(registry.mesh_address, pki, node_info("good")) as good, kept_alive(good):
         await all_known(good)
         yield good
 
@@ -96,11 +96,13 @@ async def test_tunnels_invented_in_a_tenants_name_take_none_of_its_places(
     assert await held(admin) == {own.label: "evil", **{one.label: "good" for one in more}}
 
 
+@pytest.mark.timeout(120)
 async def test_30_000_tunnels_of_a_token_that_nobody_has_leave_nothing(
     registry: Registry, admin: AdminCaller, evil: NodeStream, good: NodeStream
 ) -> None:
-    """The grant is not signed by a registry: every one is refused, none is stored, and an honest node's tunnel is taken
-    up meanwhile."""
+    """The grant is not signed by a registry: every one is refused, none is stored, and an honest node's tunnels are
+    taken up meanwhile, one after the other."""
+    await admin.set_quota("demo", 1_000_000)
     honest, thief = await admin.client(), await admin.client()
     head = thief.grant.rpartition(".")[0]
     forged = AnnouncedSession(grant=f"{head}.{'A' * 86}", presence=thief.session("evil").presence)
@@ -110,15 +112,16 @@ async def test_30_000_tunnels_of_a_token_that_nobody_has_leave_nothing(
         TunnelInfo(label="".join(digits[number >> 5 * place & 31] for place in range(16)), epoch=1, claim=claim.encoded)
         for number in range(30_000)
     ]
-    flooding = asyncio.ensure_future(evil.announce(*flood, sessions=[forged]))
-    tunnel = honest.tunnel("good")
-    began = time.monotonic()
-    await good.announce(tunnel, of=[honest])
-    took = time.monotonic() - began
+    flooding = asyncio.ensure_future(evil.announce(*flood, sessions=[forged], within=FLOOD))
+    taken_up: list[str] = []  # one that waited for the whole flood would be the only one
+    while not flooding.done():
+        tunnel = honest.tunnel("good")
+        await good.announce(tunnel, of=[honest])
+        taken_up.append(tunnel.label)
     await flooding
     assert len(evil.evicted) == 30_000
-    assert await held(admin) == {tunnel.label: "good"}
-    assert took < 5
+    assert await held(admin) == dict.fromkeys(taken_up, "good")
+    assert len(taken_up) > 2
 
 
 async def test_a_node_has_its_number_of_tunnels_whatever_its_tenant_may(
@@ -279,13 +282,14 @@ async def test_a_node_that_keeps_what_its_clients_gave_up_loses_it(
         token = await AdminStub(calls).CreateToken(request, metadata=shown)
         client = await client_of(calls, token.token)
         async with NodeStream(second.mesh_address, pki, node_info("evil")) as evil:
-            tunnel = client.tunnel("evil")
+            key = SigningKey()
+            tunnel = client.tunnel("evil", key)
             await evil.announce(tunnel, of=[client], full=True)
             await AdminStub(calls).RevokeToken(admin_pb2.RevokeTokenRequest(id=token.info.id), metadata=shown)
             await evil.until(lambda: evil.evicted)
-            assert evil.evicted == [(tunnel.label, 1, EVICTION_REASON_INVALID)]
-            await evil.announce(tunnel, of=[client])
-            assert evil.evicted == [(tunnel.label, 1, EVICTION_REASON_INVALID)] * 2
+            await evil.announce(tunnel, client.tunnel("evil", key, 2), of=[client])
+            # The copy of the store that is looked at may show for another look what was removed.
+            assert set(evil.evicted) == {(tunnel.label, epoch, EVICTION_REASON_INVALID) for epoch in (1, 2)}
 
 
 async def test_a_token_made_at_another_replica_is_good_at_once(etcd: EtcdServer, pki: Pki, tmp_path: Any) -> None:
@@ -307,6 +311,7 @@ async def test_a_token_made_at_another_replica_is_good_at_once(etcd: EtcdServer,
         assert good.evicted == []
 
 
+@pytest.mark.timeout(120)
 async def test_a_flood_of_valid_statements_costs_its_sender_alone(
     registry: Registry, admin: AdminCaller, public: grpc.aio.Channel, evil: NodeStream, good: NodeStream
 ) -> None:
@@ -323,7 +328,7 @@ async def test_a_flood_of_valid_statements_costs_its_sender_alone(
     accomplices = [await client_of(public, token.token) for _ in range(6)]
     for client in accomplices:
         flood += [client.tunnel("evil") for _ in range(1_000)]
-    flooding = asyncio.ensure_future(evil.announce(*flood, of=accomplices))
+    flooding = asyncio.ensure_future(evil.announce(*flood, of=accomplices, within=FLOOD))
     taken_up = 0  # one that waited for the whole flood would be the only one
     while not flooding.done():
         await good.announce(honest.tunnel("good"), of=[honest])

@@ -1,8 +1,7 @@
 """A node's session with a real registry, from its registration to its end, as other nodes and admins see it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +13,8 @@ from portway_proto.v1.mesh_pb2_grpc import MeshStub
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NodeInfo
 from portway_registry.config import Config
 from portway_registry.server import Registry
-from portway_runtime.tasks import Tasks
 from portway_testkit.clusters.admin_caller import AdminCaller
-from portway_testkit.clusters.node_stream import NodeStream, StreamEnded, all_known, stream
+from portway_testkit.clusters.node_stream import NodeStream, StreamEnded, all_known, kept_alive, stream
 from portway_testkit.clusters.registry import (
     PATIENCE,
     Pki,
@@ -197,23 +195,6 @@ async def first_client(registry: Registry, config: Config, pki: Pki) -> Announce
     async with channel(registry.address, pki.ca) as public:
         request = admin_pb2.CreateTokenRequest(tenant="demo", role=admin_pb2.ROLE_CLIENT)
         return await client_of(public, (await AdminStub(public).CreateToken(request, metadata=shown)).token)
-
-
-@asynccontextmanager
-async def kept_alive(node: NodeStream) -> AsyncIterator[None]:
-    """It lives until the block ends."""
-    tasks = Tasks("test")
-    tasks.spawn(_keep_alive(node), name="keep alive")
-    try:
-        yield
-    finally:
-        await tasks.close()
-
-
-async def _keep_alive(node: NodeStream) -> None:
-    while True:
-        await node.keep_alive()
-        await asyncio.sleep(0.5)
 
 
 async def test_a_node_that_falls_silent_is_let_go(short_lease: Config, pki: Pki) -> None:

@@ -23,7 +23,7 @@ from portway_registry.store.contract import EventKind
 from portway_registry.store.etcd import EtcdStore
 from portway_runtime.tasks import Tasks
 from portway_testkit.clusters.etcd import EtcdServer
-from portway_testkit.clusters.node_stream import NodeStream, all_known
+from portway_testkit.clusters.node_stream import NodeStream, all_known, kept_alive
 from portway_testkit.clusters.registry import (
     PATIENCE,
     SESSION_KEY,
@@ -113,12 +113,6 @@ class Bench:
         return answer.tunnel.node
 
 
-async def _keep_alive(node: NodeStream) -> None:
-    while True:
-        await node.keep_alive()
-        await asyncio.sleep(0.5)
-
-
 @asynccontextmanager
 async def bench(config: Config, pki: Pki) -> AsyncIterator[Bench]:
     tasks = Tasks("bench")
@@ -129,6 +123,7 @@ async def bench(config: Config, pki: Pki) -> AsyncIterator[Bench]:
             channel(registry.address, pki.ca) as public,
             channel(registry.mesh_address, pki.ca, pki.node("lon-1")) as mesh,
             NodeStream(registry.mesh_address, pki, node_info("fra-1")) as node,
+            kept_alive(node),
         ):
             await all_known(node)  # what watches are told of it later is no change of its
             stub = AdminStub(public)
@@ -142,7 +137,6 @@ async def bench(config: Config, pki: Pki) -> AsyncIterator[Bench]:
             ]
             for stream in streams:
                 tasks.spawn(watcher.follow(stream), name="watch")
-            tasks.spawn(_keep_alive(node), name="keep alive")
             try:
                 await watcher.begun(len(streams))
                 yield Bench(

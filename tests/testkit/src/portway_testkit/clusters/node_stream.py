@@ -5,8 +5,8 @@ Not here: the registry (registry.py), a session without gRPC (served_session.py)
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -36,13 +36,14 @@ from portway_testkit.signers import AnnouncedClient
 # What grpc.aio reports in place of the status when a server refuses a call while the client still sends: in one of some
 # 500 refusals, more often under load. The call is made again.
 _STATUS_LOST = "Internal error from Core"
+_ALIVE_EVERY = 0.5  # seconds; the shortest leases of tests have 2
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class StreamEnded(Exception):
-    """The registry ended a node's stream."""
+    """The registry ended a node's stream. Not frozen: `contextlib` sets the traceback of what it passes on."""
 
     code: grpc.StatusCode
     details: str
@@ -183,10 +184,10 @@ class NodeStream:
         """The state of a node in the last list."""
         return next((node.state for node in self._peers() if node.name == name), None)
 
-    async def until(self, found: Callable[[], T | None]) -> T:
+    async def until(self, found: Callable[[], T | None], *, within: float = PATIENCE) -> T:
         """The value of `found()` as soon as it is true; checked after each message. Raises StreamEnded,
         TimeoutError."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(within):
             while not (result := found()):
                 if self._ended is not None:
                     raise self._ended
@@ -224,10 +225,11 @@ class NodeStream:
         sessions: Sequence[AnnouncedSession] = (),
         withdrawn: tuple[TunnelInfo, ...] = (),
         full: bool = False,
+        within: float = PATIENCE,
     ) -> None:
         """Send one batch and wait for its answer: it is in the store then, and its evictions have been received.
 
-        of: clients whose sessions go along, with a presence of now; sessions: others.
+        of: clients whose sessions go along, with a presence of now; sessions: others; within: seconds for the answer.
         """
         self._batch += 1
         number = self._batch
@@ -243,7 +245,7 @@ class NodeStream:
                 )
             )
         )
-        await self.until(lambda: any(message.announced.batch == number for message in self.heard))
+        await self.until(lambda: any(message.announced.batch == number for message in self.heard), within=within)
 
     def _peers(self) -> Sequence[NodeInfo]:
         lists = [message.peers for message in self.heard if message.HasField("peers")]
@@ -259,6 +261,24 @@ class NodeStream:
         else:
             self._ended = StreamEnded(grpc.StatusCode.OK, "")
         self._changed.set()
+
+
+@asynccontextmanager
+async def kept_alive(*nodes: NodeStream) -> AsyncIterator[None]:
+    """They live until the block ends: a registry lets a node go that says nothing for the time of its lease."""
+
+    async def live(node: NodeStream) -> None:
+        while True:
+            await node.keep_alive()
+            await asyncio.sleep(_ALIVE_EVERY)
+
+    tasks = Tasks("living nodes")
+    for node in nodes:
+        tasks.spawn(live(node), name=f"keep {node.info.name} alive")
+    try:
+        yield
+    finally:
+        await tasks.close()
 
 
 async def all_known(*nodes: NodeStream) -> None:
