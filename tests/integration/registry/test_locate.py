@@ -13,7 +13,7 @@ from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING,
 from portway_registry.server import Registry
 from portway_testkit.clusters.admin_caller import AdminCaller
 from portway_testkit.clusters.node_stream import NodeStream, all_known
-from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, channel, node_info
+from portway_testkit.clusters.registry import PATIENCE, SESSION_KEY, Pki, bearer, channel, node_info
 from portway_testkit.signers import now_ms
 
 # The kit's GeoIP file has loopback in Frankfurt.
@@ -158,8 +158,12 @@ async def test_a_grant_says_whose_it_is_and_is_checked_with_published_keys(
         assert answer.grant.expires_at_ms - answer.grant.renew_at_ms == 1_800_000
 
 
-async def test_a_full_quota_is_told(registry: Registry, pki: Pki, client: Client, admin: AdminCaller) -> None:
+async def test_a_full_quota_is_told(
+    registry: Registry, pki: Pki, client: Client, admin: AdminCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To who wants to open a tunnel, with the number; one that comes back with its tunnels is located as ever."""
+    # Nobody is refused while the store is away, as one that answers late is taken to be.
+    monkeypatch.setattr("portway_registry.tunnels.quota._ANSWER_TIME", PATIENCE)
     await admin.set_quota("demo", 1)
     holder = await admin.client()
     async with at(registry, pki, "fra-1") as node:

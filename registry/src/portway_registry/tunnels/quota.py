@@ -25,6 +25,7 @@ from portway_registry.store.contract import Revision
 # Seconds that a client waits for a place: that of a program which is started again is freed while its node, the
 # registry and the store tell each other, one after another.
 _PATIENCE: Final = 1.0
+_ANSWER_TIME: Final = 1.0  # seconds for the store's answer, without which it counts as away
 # Clients of one tenant that wait at once; each looks at every change of a tunnel. Further ones are told at once.
 _MOST_WAITING: Final = 16
 # Seconds for which the store counts as reachable after it answered: a token whose quota is full costs one read in each.
@@ -128,7 +129,7 @@ class Quota:
         held = next(iter(self._held(full)), None)
         if held is not None and now - self._store_answered >= _STORE_ANSWERED:
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_ANSWER_TIME):
                     await self._tunnels.caught_up(held)
             except (StoreUnavailable, TimeoutError):
                 return False
