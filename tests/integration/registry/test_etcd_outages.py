@@ -117,7 +117,7 @@ async def test_a_frozen_etcd_is_given_up_on_in_time(server: EtcdServer, store: E
             began = time.monotonic()
             with pytest.raises(StoreUnavailable, match="did not answer within"):
                 await store.get(prefix + "before")
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < PATIENCE  # gRPC alone would find out after 40 s
     finally:
         server.resume()
     await store.put(prefix + "after", b"")
