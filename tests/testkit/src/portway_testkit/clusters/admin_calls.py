@@ -9,7 +9,9 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.types_pb2 import DnsRecord, NodeInfo, TunnelInfo
 from portway_runtime.grpc_channels import NO_PROXY_OF_ITS_OWN, OWN_CONNECTIONS
 
-TIMEOUT = 10.0
+from portway_testkit.waiting import PATIENCE
+
+TIMEOUT = PATIENCE
 
 
 @dataclass(frozen=True, slots=True)

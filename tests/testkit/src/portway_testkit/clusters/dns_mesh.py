@@ -16,7 +16,7 @@ from portway_runtime.endpoints import Endpoint
 
 from portway_testkit.clusters.cluster import DOMAIN, LOOPBACK, Cluster, NodePlan
 from portway_testkit.clusters.mesh import connected
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 NAMES = ("fra-1", "fra-2", "iad-1")
 ADDRESSES = {name: f"192.0.2.{number}" for number, name in enumerate(NAMES, 1)}
@@ -49,7 +49,7 @@ def ask(cluster: Cluster, at: str, name: str, kind: str = "A", *, over_tcp: bool
     query = dns.message.make_query(f"{name}.{DOMAIN}" if name else DOMAIN, kind, use_edns=0)
     by = dns.query.tcp if over_tcp else dns.query.udp
     server = cluster.nodes[at].dns
-    return by(query, server.host, timeout=5, port=server.port)
+    return by(query, server.host, timeout=PATIENCE, port=server.port)
 
 
 def data(cluster: Cluster, at: str, name: str, kind: str) -> set[str]:

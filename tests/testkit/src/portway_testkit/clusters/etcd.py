@@ -32,11 +32,11 @@ from portway_registry.store.etcd import EtcdStore
 from portway_registry.store.spec import EtcdSpec
 
 from portway_testkit.processes.ports import held_port
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 _START_SECONDS = 20.0  # on a busy machine; an idle one needs 0.2
 _STOP_SECONDS = 5.0
-_ANSWER_SECONDS = 5.0
+_ALIVE_SECONDS = 5.0  # for what is asked again: whether it serves, whether it leads
 _FULL_SECONDS = 20.0
 # Milliseconds between heartbeats, and without one until an election. A single member elects itself in 0.1 s with these;
 # three members on a busy machine would hold elections without end.
@@ -195,11 +195,11 @@ class EtcdServer:
     def leads(self) -> bool:
         """Whether it is the leader of its cluster; False while it does not answer, or knows of none."""
         try:
-            answer = self._post("/v3/maintenance/status")
+            answer = json.loads(self._open("/v3/maintenance/status", b"{}", self._shown(), within=_ALIVE_SECONDS))
         except OSError:
             return False
         # During an election it names none.
-        return str(answer.get("leader")) == answer["header"]["member_id"]
+        return bool(answer.get("leader") == answer["header"]["member_id"])
 
     def revision(self) -> int:
         """Its present revision."""
@@ -239,8 +239,8 @@ class EtcdServer:
         deadline = time.monotonic() + _START_SECONDS
         while True:
             with contextlib.suppress(OSError, urllib.error.URLError):
-                self._open("/version", None, {})
-                self._open("/v3/maintenance/status", b"{}", {})
+                self._open("/version", None, {}, within=_ALIVE_SECONDS)
+                self._open("/v3/maintenance/status", b"{}", {}, within=_ALIVE_SECONDS)
                 self._let_go()
                 return
             if process.poll() is not None or time.monotonic() > deadline:
@@ -259,22 +259,25 @@ class EtcdServer:
         self._held = []
 
     def _post(self, path: str, **fields: object) -> dict[str, dict[str, str]]:
-        headers = {}
-        if self._user and path != "/v3/auth/authenticate":
-            name, password = self._user
-            answer = self._post("/v3/auth/authenticate", name=name, password=password)
-            headers["Authorization"] = str(answer["token"])
+        headers = {} if path == "/v3/auth/authenticate" else self._shown()
         answer = json.loads(self._open(path, json.dumps(fields).encode(), headers))
         assert isinstance(answer, dict)
         return answer
 
-    def _open(self, path: str, body: bytes | None, headers: dict[str, str]) -> bytes:
+    def _shown(self) -> dict[str, str]:
+        """The headers of its user, where it demands one."""
+        if self._user is None:
+            return {}
+        name, password = self._user
+        return {"Authorization": str(self._post("/v3/auth/authenticate", name=name, password=password)["token"])}
+
+    def _open(self, path: str, body: bytes | None, headers: dict[str, str], *, within: float = PATIENCE) -> bytes:
         context = None
         if self.tls:
             context = ssl.create_default_context(cafile=self.tls.ca)
             context.load_cert_chain(self.tls.certificate, self.tls.key)
         request = urllib.request.Request(self.url + path, data=body, headers=headers)
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS, context=context) as answer:
+        with urllib.request.urlopen(request, timeout=within, context=context) as answer:
             content = answer.read()
             assert isinstance(content, bytes)
             return content
