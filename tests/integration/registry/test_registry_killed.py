@@ -19,10 +19,10 @@ from portway_proto.v1.admin_pb2_grpc import AdminStub
 from portway_proto.v1.discovery_pb2 import RenewRequest
 from portway_proto.v1.discovery_pb2_grpc import DiscoveryStub
 from portway_testkit.clusters.node_stream import NodeStream
-from portway_testkit.clusters.registry import SESSION_KEY, Pki, bearer, channel, loopback_geoip, node_info
+from portway_testkit.clusters.registry import PATIENCE, SESSION_KEY, Pki, bearer, channel, loopback_geoip, node_info
 
 SERVE = "from portway_registry.cli import main; main()"
-STOP_SECONDS = 10.0
+STOP_SECONDS = PATIENCE
 
 
 @dataclass
