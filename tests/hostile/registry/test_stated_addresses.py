@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -35,12 +35,10 @@ def victim(port: int) -> Iterator[list[str]]:
             while True:
                 try:
                     sock, _ = listening.accept()
-                    with sock, context.wrap_socket(sock, server_side=True):
-                        pass
-                except ssl.SSLError:
-                    continue
                 except OSError:
                     return
+                with sock, suppress(OSError), context.wrap_socket(sock, server_side=True):
+                    pass
 
         thread = threading.Thread(target=serve, name="victim")
         thread.start()
@@ -67,7 +65,8 @@ def test_visitors_are_led_to_no_address_at_which_the_node_was_not_reached(mesh: 
         thief.config = _stating(mesh, "iad-1", LOOPBACK, VICTIM, *NOWHERE)
         thief.start()
         eventually(lambda: asked)
-        eventually(lambda: failure_shown(mesh))
+        # A dial that takes too long at first is another failure, and is made again.
+        eventually(lambda: is_another(failure_shown(mesh)), shown=lambda: failure_shown(mesh))
         eventually(lambda: data(mesh, "fra-1", "iad", "A") == {LOOPBACK})
         assert not data(mesh, "fra-1", "iad", "AAAA")
         for name in (f"{LABEL}.iad", f"{LABEL}.fra", ""):
@@ -75,8 +74,7 @@ def test_visitors_are_led_to_no_address_at_which_the_node_was_not_reached(mesh: 
         assert set(asked) == {"iad-1.node.portway.internal"}
         (record,) = (node for node in mesh.admin.nodes() if node.name == "iad-1")
         assert list(record.addresses) == [LOOPBACK]
-        assert record.reach_failure.startswith(f"in no DNS answer: {VICTIM}, ")
-        assert "not this node" in record.reach_failure
+        assert is_another(record.reach_failure)
         for number in (1, 2):
             assert data(mesh, "fra-1", f"ns{number}", "A") <= {LOOPBACK}
 
@@ -95,6 +93,11 @@ def test_one_node_makes_no_region_up(mesh: Cluster) -> None:
     eventually(lambda: f"{MADE_UP}.{DOMAIN}" in mesh.nodes["fra-1"].node._routing.peers.get("iad-1").info.zones)  # type: ignore[union-attr]
     for name in (f"{LABEL}.{MADE_UP}", MADE_UP):
         assert ask(mesh, "fra-1", name).rcode() == 3
+
+
+def is_another(failure: str) -> bool:
+    """Whether the node was not reached where it stated the victim's address, since the victim is another party."""
+    return failure.startswith(f"in no DNS answer: {VICTIM}, ") and "not this node" in failure
 
 
 def failure_shown(mesh: Cluster) -> str:
