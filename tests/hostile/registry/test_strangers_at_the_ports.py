@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from portway.engine.grpc_registries import CALL_TIMEOUT
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_proto.v1 import admin_pb2
@@ -24,6 +26,7 @@ from portway_testkit.links.carrier_link import until
 from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.visitors.http2_stranger import Call, Http2Stranger, Strangers
 from portway_testkit.visitors.siege import memory_of
+from portway_testkit.waiting import PATIENCE
 
 LOCATE = "/portway.v1.Discovery/Locate"
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -31,8 +34,10 @@ WATCH = "/grpc.health.v1.Health/Watch"
 # Other prefixes than that of the honest clients, which come from 127.0.0.1.
 SOURCES = tuple(f"127.0.{prefix}.1" for prefix in (1, 2, 3, 4))
 FEW_DESCRIPTORS = 300
-WITHIN = 1.0  # seconds for an honest Locate
 TRIES = 20
+
+# A registry and a node of their own first, with three commands; then thousands of connections.
+pytestmark = pytest.mark.timeout(180)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +60,15 @@ class Attacked:
             yield DiscoveryStub(opened)
 
     async def locates(self) -> list[float]:
-        """The seconds that each of some new clients' Locates took; those that failed, or took too long, are absent."""
+        """The seconds that each of some new clients' Locates took; those that failed, or for which a client does not
+        wait, are absent."""
         took = []
         for _ in range(TRIES):
             began = time.monotonic()
             try:
                 async with self.client() as stub:
                     request = LocateRequest(session_key=SESSION_KEY)
-                    await stub.Locate(request, metadata=bearer(self.cluster.token), timeout=WITHIN)
+                    await stub.Locate(request, metadata=bearer(self.cluster.token), timeout=CALL_TIMEOUT)
             except grpc.aio.AioRpcError:
                 pass
             else:
@@ -106,7 +112,7 @@ def _is_closed(sock: socket.socket) -> bool:
 
 
 async def test_calls_without_a_token_keep_nobody_out(registry: Attacked) -> None:
-    """8,000 calls a second from four prefixes: honest clients have their answers within a second."""
+    """8,000 calls a second from four prefixes: honest clients have their answers, mostly within a second."""
     before = memory_of(registry.pid)
     log = registry.log_size()
     port = registry.port("listen")
@@ -114,6 +120,7 @@ async def test_calls_without_a_token_keep_nobody_out(registry: Attacked) -> None
         took = await registry.locates()
     assert strangers.connections > len(SOURCES), "no connection was ended"
     assert len(took) >= 0.95 * TRIES
+    assert statistics.median(took) < 1
     assert memory_of(registry.pid) - before < 64
     assert registry.log_size() - log < 16_384
 
@@ -160,7 +167,7 @@ async def test_idle_connections_make_room_before_descriptors_end(which: str, sen
     with attacked(limit) as registry, ExitStack() as stack:
         connections = []
         for _ in range(275):
-            sock = socket.create_connection(("127.0.0.1", registry.port(which)), 5, (SOURCES[0], 0))
+            sock = socket.create_connection(("127.0.0.1", registry.port(which)), PATIENCE, (SOURCES[0], 0))
             stack.callback(sock.close)
             connections.append(sock)
             sock.sendall(sent)
@@ -180,7 +187,7 @@ async def test_stalled_handshakes_wait_behind_each_other(registry: Attacked, whi
     with ExitStack() as stack:
         for number in range(1_200):
             source = SOURCES[number % len(SOURCES)]
-            sock = socket.create_connection(("127.0.0.1", registry.port(which)), 5, (source, 0))
+            sock = socket.create_connection(("127.0.0.1", registry.port(which)), PATIENCE, (source, 0))
             stack.callback(sock.close)
             sock.sendall(hello)
         assert len(await registry.locates()) >= 0.95 * TRIES
@@ -210,7 +217,7 @@ async def test_a_watcher_and_a_node_stay_while_strangers_come(registry: Attacked
             connections = []
             for number in range(3_000):
                 sock = socket.create_connection(
-                    ("127.0.0.1", registry.port("listen")), 5, (SOURCES[number % len(SOURCES)], 0)
+                    ("127.0.0.1", registry.port("listen")), PATIENCE, (SOURCES[number % len(SOURCES)], 0)
                 )
                 stack.callback(sock.close)
                 connections.append(sock)

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final, Self
 
 from portway_testkit.visitors.going_on import GoingOn
+from portway_testkit.waiting import PATIENCE
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS = 0, 1, 4
@@ -19,7 +20,7 @@ _ACK, _END_STREAM, _END_HEADERS = 1, 1, 4
 _READ: Final = 65_536
 # Calls in one write.
 _TOGETHER: Final = 20
-_PATIENCE: Final = 5.0
+_SOON: Final = 5.0  # seconds, after which one of many strangers tries another connection
 
 
 class Call(Enum):
@@ -32,13 +33,13 @@ class Call(Enum):
 class Http2Stranger:
     """One connection, from an address of the loopback that is the caller's choice."""
 
-    def __init__(self, host: str, port: int, method: str, *, source: str) -> None:
-        """Connect. Raises OSError."""
+    def __init__(self, host: str, port: int, method: str, *, source: str, within: float = PATIENCE) -> None:
+        """Connect; each wait lasts `within` seconds at most. Raises OSError."""
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
-        plain = socket.create_connection((host, port), _PATIENCE, (source, 0))
+        plain = socket.create_connection((host, port), within, (source, 0))
         try:
             self._sock = context.wrap_socket(plain, server_hostname="localhost")
             self._sock.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b""))
@@ -47,6 +48,7 @@ class Http2Stranger:
         except BaseException:
             plain.close()
             raise
+        self._within = within
         self._method = method.encode()
         self._stream = -1
 
@@ -79,7 +81,7 @@ class Http2Stranger:
             pass
         finally:
             with suppress(OSError):
-                self._sock.settimeout(_PATIENCE)
+                self._sock.settimeout(self._within)
         return True
 
 
@@ -103,7 +105,7 @@ class Strangers(GoingOn):
     def _run(self, source: str) -> None:
         while not self._over.is_set():
             try:
-                with Http2Stranger(self._host, self._port, self._method, source=source) as stranger:
+                with Http2Stranger(self._host, self._port, self._method, source=source, within=_SOON) as stranger:
                     self.connections += 1
                     self._call(stranger)
             except OSError:
