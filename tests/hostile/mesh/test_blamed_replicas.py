@@ -15,6 +15,9 @@ from portway_testkit.clusters.mesh import connected
 from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.waiting import eventually
 
+# A node and a registry start for each test.
+pytestmark = pytest.mark.timeout(120)
+
 HELLO = real_hello(DOMAIN, ["h2"])
 # The extension that lists versions, up to TLS 1.3. Its first two bytes are in one random number of a thousand, too.
 VERSIONS = re.compile(rb"\x00\x2b\x00(.).\x03\x04", re.DOTALL)

@@ -17,6 +17,9 @@ from portway_testkit.visitors.onlookers import answered_at_last, home_of, named_
 from portway_testkit.visitors.recovery import label_of
 from portway_testkit.waiting import eventually
 
+# A mesh of three nodes starts for each test.
+pytestmark = pytest.mark.timeout(120)
+
 HONEST = ("fra-1", "iad-1")
 YEAR_2100 = 4_102_444_800_000
 HUGE = 2**62

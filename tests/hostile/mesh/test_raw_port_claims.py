@@ -19,6 +19,9 @@ from portway_testkit.visitors.onlookers import answered_raw, named_at
 from portway_testkit.visitors.recovery import label_of
 from portway_testkit.waiting import PATIENCE, eventually
 
+# A mesh of three nodes starts for each test.
+pytestmark = pytest.mark.timeout(120)
+
 REGION = ("fra-1", "fra-2", "fra-3")
 HONEST = ("fra-1", "fra-3")
 TICKETS = ("none", "its own", "the victim's", "an earlier one")

@@ -18,6 +18,9 @@ from portway_testkit.signers import label_of
 from portway_testkit.visitors.onlookers import Onlookers, answered_at_last
 from portway_testkit.waiting import PATIENCE, eventually
 
+# A mesh of three nodes starts for each test.
+pytestmark = pytest.mark.timeout(120)
+
 HONEST = ("fra-1", "iad-1")
 
 

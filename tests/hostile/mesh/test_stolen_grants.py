@@ -15,6 +15,9 @@ from portway_testkit.links.thief import Client, Thief
 from portway_testkit.signers import SessionSigner, label_of
 from portway_testkit.visitors.onlookers import answered_at_last
 
+# A mesh of three nodes starts for each test.
+pytestmark = pytest.mark.timeout(120)
+
 HONEST = ("fra-1", "iad-1")
 
 

@@ -14,6 +14,9 @@ from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import Bind
 from portway_testkit.visitors.onlookers import answered_at_last
 
+# A mesh of three nodes starts for each test.
+pytestmark = pytest.mark.timeout(120)
+
 NODE = "fra-1"
 NO_TIMES = {"beyond any float": 10**400, "infinite": float("inf"), "NaN": float("nan"), "negative": -(10**400)}
 
