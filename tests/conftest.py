@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from portway_runtime.logs import BoundedHandler
 from portway_testkit.file_scheduling import FileScheduling
-from portway_testkit.fixtures import as_client, origin, store  # noqa: F401 - for every folder
+from portway_testkit.fixtures import as_client, origin, own_time, store  # noqa: F401 - for every folder
 
 _FD_DIRECTORY = Path("/proc/self/fd")
 # gRPC releases closed channels in its own threads, within milliseconds where these get a processor.

@@ -1,7 +1,7 @@
 """Fixtures that several folders of tests use; tests/conftest.py gives them to all.
 
-Here: which store, this process as a client, a local server. Not here: clusters, which each folder of tests starts
-itself.
+Here: which store, this process as a client, a local server, time without this process's pauses. Not here: clusters,
+which each folder of tests starts itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +11,7 @@ import pytest
 from portway.engine import engine_thread as thread
 
 from portway_testkit.clusters.etcd import EtcdServer
+from portway_testkit.own_time import OwnTime
 from portway_testkit.visitors.origins import HttpOrigin
 
 AsClient = Callable[[Mapping[str, str]], None]
@@ -42,6 +43,12 @@ def as_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[AsClient]:
     """Makes this process a client until the test has ended."""
     with ExitStack() as stack:
         yield lambda environment: stack.enter_context(as_client_of(environment, monkeypatch))
+
+
+@pytest.fixture
+def own_time() -> Iterator[OwnTime]:
+    with OwnTime() as own_time:
+        yield own_time
 
 
 @pytest.fixture

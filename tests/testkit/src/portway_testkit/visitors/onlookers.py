@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import portway
 from portway.tunnel import Tunnel
@@ -17,6 +17,7 @@ from portway_proto.v1.admin_pb2 import NODE_ORDER_CORDON, NODE_ORDER_SERVE, Node
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_READY, NodeState
 
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster
+from portway_testkit.own_time import OwnTime
 from portway_testkit.visitors.going_on import GoingOn
 from portway_testkit.visitors.origins import TcpOrigin, says
 from portway_testkit.visitors.recovery import label_of
@@ -95,7 +96,7 @@ class Onlookers(GoingOn):
     """`with Onlookers(cluster, {host: name}) as onlookers:` visits each host at each node, on a thread for each pair.
 
     At the end of the block every answer must have been the name of its own tunnel; `answers` counts them, by node and
-    name. A visitor gives up after `attention` seconds.
+    name. A visitor gives up after `attention` seconds, and counts as `unanswered` unless this process stood still.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Onlookers(GoingOn):
         self._cluster = cluster
         self._attention = attention
         self._strangers: Counter[str] = Counter()
+        self._own_time = OwnTime()
         threads = (
             threading.Thread(target=self._visit, args=(node, host, name), name=f"onlooker of {name} at {node}")
             for node in (cluster.nodes if at is None else at)
@@ -117,16 +119,22 @@ class Onlookers(GoingOn):
         )
         super().__init__(threads, PATIENCE)
 
+    def __enter__(self) -> Self:
+        self._own_time.__enter__()
+        return super().__enter__()
+
     def __exit__(self, *how: object) -> None:
         super().__exit__(*how)
+        self._own_time.__exit__(*how)
         assert not self._strangers, self._strangers
 
     def _visit(self, node: str, host: str, name: str) -> None:
         while not self._over.wait(_BETWEEN):
+            lost = self._own_time.lost()
             answer = answered(self._cluster, node, host, self._attention)
             if answer == name:
                 self.answers[node, name] += 1
             elif answer:
                 self._strangers[f"a visitor of {name} at {node} was answered by {answer!r}"] += 1
-            else:
+            elif self._own_time.lost() == lost:
                 self.unanswered[node, name] += 1
