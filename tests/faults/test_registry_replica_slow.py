@@ -4,7 +4,6 @@ seconds late."""
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from portway_proto.v1 import admin_pb2
 from portway_testkit.clusters.admin_calls import AdminCalls
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.fixtures import AsClient
+from portway_testkit.own_time import OwnTime
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.recovery import serves
 from portway_testkit.waiting import eventually
@@ -78,15 +78,15 @@ def slowed(etcd: EtcdServer) -> Iterator[Slowed]:
         yield Slowed(cluster, Restartable(processes, cluster.registry_process))
 
 
-def timed(act: Callable[[], object]) -> float:
-    began = time.monotonic()
+def timed(own_time: OwnTime, act: Callable[[], object]) -> float:
+    began = own_time()
     act()
-    return time.monotonic() - began
+    return own_time() - began
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("how", ["stands still", "answers late"])
-def test_tunnels_open_are_renewed_and_serve(slowed: Slowed, as_client: AsClient, how: str) -> None:
+def test_tunnels_open_are_renewed_and_serve(slowed: Slowed, as_client: AsClient, how: str, own_time: OwnTime) -> None:
     """A client asks the other replica when the first has not answered within three seconds, and goes on with the one
     that did. Nodes that are linked to the slow one serve, and move to the other if it stands still."""
     cluster = slowed.cluster
@@ -97,13 +97,13 @@ def test_tunnels_open_are_renewed_and_serve(slowed: Slowed, as_client: AsClient,
         with slowed.slow(how):
             assert serves(before, ca)
             registries = GrpcRegistries(Settings(cluster.registries, cluster.token, ca.read_bytes()))
-            assert timed(lambda: registries.renew(bytes(32))) < 2 * CALL_TIMEOUT
+            assert timed(own_time, lambda: registries.renew(bytes(32))) < 2 * CALL_TIMEOUT
             if how == "stands still":
-                assert timed(lambda: registries.renew(bytes(32))) < CALL_TIMEOUT
+                assert timed(own_time, lambda: registries.renew(bytes(32))) < CALL_TIMEOUT
             opened = portway.forward(two.port, token=slowed.admin(1).create_token(OTHERS))
-            began = time.monotonic()
+            began = own_time()
             with opened as tunnel:  # with a token of its own it is a session of its own, which has to ask
-                assert time.monotonic() - began < OPENED_WITHIN
+                assert own_time() - began < OPENED_WITHIN
                 assert serves(tunnel, ca)
                 eventually(lambda: slowed.listed(1) >= {before.host, tunnel.host})
                 assert serves(before, ca)

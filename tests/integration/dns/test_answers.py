@@ -7,19 +7,20 @@ import pytest
 from portway_proto.v1.admin_pb2 import NODE_ORDER_CORDON, NODE_ORDER_DRAIN, NODE_ORDER_SERVE
 from portway_testkit.clusters.cluster import DOMAIN, Cluster
 from portway_testkit.clusters.dns_mesh import ADDRESSES, ADDRESSES_AT, LABEL, NAMES, ask, data, named, named_at_all
+from portway_testkit.own_time import OwnTime
 from portway_testkit.waiting import eventually
 
 # Seconds within which a node that drains or was reset is in nobody's answers any more.
 SOON = 5.0
 
 
-def out_at_all_others(cluster: Cluster, gone: str) -> float:
+def out_at_all_others(cluster: Cluster, gone: str, own_time: OwnTime) -> float:
     """Wait until no other node names it; how many seconds that took."""
-    began = time.monotonic()
+    began = own_time()
     for at in NAMES:
         if at != gone:
             eventually(lambda at=at: gone not in named_at_all(cluster, at) | named(cluster, at))  # type: ignore[misc]
-    return time.monotonic() - began
+    return own_time() - began
 
 
 def test_every_node_answers_for_all(mesh: Cluster) -> None:
@@ -49,10 +50,10 @@ def test_name_servers_have_names_and_addresses(mesh: Cluster) -> None:
 
 
 @pytest.mark.parametrize("order", [NODE_ORDER_DRAIN, NODE_ORDER_CORDON])
-def test_a_node_that_drains_is_in_no_answer(mesh: Cluster, order: "int") -> None:
+def test_a_node_that_drains_is_in_no_answer(mesh: Cluster, order: "int", own_time: OwnTime) -> None:
     """Nor in its own; and it is again when it serves."""
     mesh.admin.order("fra-2", order)  # type: ignore[arg-type]
-    took = out_at_all_others(mesh, "fra-2")
+    took = out_at_all_others(mesh, "fra-2", own_time)
     print(f"out of answers after {took:.2f} s")
     assert took < SOON
     eventually(lambda: "fra-2" not in named_at_all(mesh, "fra-2"))
@@ -61,9 +62,9 @@ def test_a_node_that_drains_is_in_no_answer(mesh: Cluster, order: "int") -> None
         eventually(lambda at=at: "fra-2" in named_at_all(mesh, at))  # type: ignore[misc]
 
 
-def test_a_node_that_was_reset_is_in_no_answer(mesh: Cluster) -> None:
+def test_a_node_that_was_reset_is_in_no_answer(mesh: Cluster, own_time: OwnTime) -> None:
     mesh.nodes["fra-2"].kill()
-    took = out_at_all_others(mesh, "fra-2")
+    took = out_at_all_others(mesh, "fra-2", own_time)
     print(f"out of answers after {took:.2f} s")
     assert took < SOON
     mesh.nodes["fra-2"].start()
@@ -71,7 +72,7 @@ def test_a_node_that_was_reset_is_in_no_answer(mesh: Cluster) -> None:
         eventually(lambda at=at: "fra-2" in named_at_all(mesh, at))  # type: ignore[misc]
 
 
-def test_with_no_registry_names_resolve_and_nodes_that_leave_are_left_out(mesh: Cluster) -> None:
+def test_with_no_registry_names_resolve_and_nodes_that_leave_are_left_out(mesh: Cluster, own_time: OwnTime) -> None:
     """The nodes know each other, and tell each other when they go."""
     mesh.stop_registry()
     for at in NAMES:
@@ -82,7 +83,7 @@ def test_with_no_registry_names_resolve_and_nodes_that_leave_are_left_out(mesh: 
         mesh.nodes["fra-2"].node._lifecycle.obey(3)  # type: ignore[arg-type]
 
     mesh.run(drain)
-    assert out_at_all_others(mesh, "fra-2") < SOON
+    assert out_at_all_others(mesh, "fra-2", own_time) < SOON
     mesh.nodes["fra-1"].kill()
     eventually(lambda: named(mesh, "iad-1") == {"iad-1"})
     # Nobody of the region is fit: its own name leads to who drains, which is better than nowhere.

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import portway
@@ -11,6 +10,7 @@ from portway_proto.v1.admin_pb2 import NODE_ORDER_REMOVE
 from portway_testkit.clusters.joining import Joiner
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
+from portway_testkit.own_time import OwnTime
 from portway_testkit.processes.running_program import RunningProgram
 from portway_testkit.visitors.mesh_visitors import get
 from portway_testkit.visitors.origins import HttpOrigin
@@ -34,17 +34,17 @@ def await_text(program: RunningProgram, text: str) -> None:
 
 
 @pytest.fixture
-def removed(joiner: Joiner, as_client: AsClient) -> Joiner:
+def removed(joiner: Joiner, as_client: AsClient, own_time: OwnTime) -> Joiner:
     """Two nodes that were connected, the second removed since."""
     joiner.join("fra-1")
     joiner.join("fra-2")
     eventually(lambda: connected(joiner.cluster))
     as_client(joiner.cluster.environment())
-    began = time.monotonic()
+    began = own_time()
     joiner.cluster.admin.order("fra-2", NODE_ORDER_REMOVE)
     eventually(lambda: lanes_from(joiner, "fra-1", "fra-2") == 0)
     eventually(lambda: not joiner.cluster.nodes["fra-2"].metrics()["registry_connected"])
-    assert time.monotonic() - began < WITHIN
+    assert own_time() - began < WITHIN
     return joiner
 
 
