@@ -20,6 +20,7 @@ from portway_testkit.clusters.hand_grants import grants_of
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
+from portway_testkit.signers import label_of
 from portway_testkit.visitors.mesh_visitors import answered_by, connect
 from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.visitors.visiting import TIMEOUT
@@ -59,6 +60,11 @@ def sessions(cluster: Cluster, node: Node) -> int:
         return len(node._serving.sessions)
 
     return cluster.run(count)
+
+
+def shown(cluster: Cluster, label: str) -> list[tuple[str, int]]:
+    """Node and epoch of a tunnel, as the registry has it."""
+    return [(tunnel.node, tunnel.epoch) for tunnel in cluster.admin.tunnels() if tunnel.label == label]
 
 
 def echoes(node: RunningNode, tunnel: portway.Tunnel, cluster: Cluster, sent: bytes) -> bool:
@@ -185,5 +191,6 @@ def test_a_client_that_says_wrong_misleads_its_own_visitors_for_one_try(start_cl
         with HandTunnel(cluster.nodes["iad-2"], cluster.ca, grant, key, 3, "after"):
             before.says_moved(before.grant.claim(key, 2, "iad-1"), before.grant.present("iad-1"))
             before.leave()
+            eventually(lambda: shown(cluster, label_of(key)) == [("iad-2", 3)])
             assert answered_by(cluster, "fra-1", before.host) == "after"
             assert questions.asked
