@@ -1,6 +1,7 @@
 """Raw TCP addresses belong to the region: a port works at each of its nodes, and stays when a node does not."""
 
 import asyncio
+import dataclasses
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,13 +21,19 @@ from portway_testkit.waiting import eventually
 
 LIMITS = NodeLimits(port_rest=2.0, stop_grace=0.5)
 REGION = ("fra-1", "fra-2", "fra-3")
-PLANS = (*(NodePlan(name, "fra", LIMITS) for name in REGION), NodePlan("nyc-1", "nyc", LIMITS))
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def limits() -> NodeLimits:
+    """Of each node."""
+    return LIMITS
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: NodeLimits) -> Iterator[Cluster]:
     """Three nodes in one region and one in another, which know of each other."""
-    with Cluster(tmp_path, PLANS) as cluster:
+    plans = (*(NodePlan(name, "fra", limits) for name in REGION), NodePlan("nyc-1", "nyc", limits))
+    with Cluster(tmp_path, plans) as cluster:
         eventually(lambda: connected(cluster))
         with as_client_of(cluster.environment(), monkeypatch):
             yield cluster
@@ -142,6 +149,7 @@ def test_a_raw_port_stays_while_no_registry_can_be_reached(cluster: Cluster, mon
         cluster.start_registry()
 
 
+@pytest.mark.parametrize("limits", [dataclasses.replace(LIMITS, port_rest=TIMEOUT)], ids=["rests"])
 def test_a_port_that_was_let_go_is_nobodys_while_it_rests(cluster: Cluster) -> None:
     """Whoever still has the address finds nobody there, at any node, however many tunnels are opened meanwhile."""
     with named("one") as local:
