@@ -18,8 +18,8 @@ from portway_testkit.visitors.origins import HttpOrigin, TcpOrigin, echo
 from portway_testkit.visitors.visiting import visit
 from portway_testkit.waiting import eventually
 
-# Seconds. Renewed at half of it.
-LIFE = 4
+# Seconds. Renewed at half of it; the other half bears a pause of the machine.
+LIFE = 10
 
 
 @pytest.fixture
