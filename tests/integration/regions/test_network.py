@@ -72,10 +72,16 @@ def namespaces(owner: int) -> list[str]:
 
 @pytest.mark.parametrize("place", [NEAR, MIDDLE])
 def test_a_handshake_takes_a_round_trip(network: Network, server: socket.socket, place: Place) -> None:
-    """The best of a few is as late as the places are apart, not less and hardly more."""
+    """None is earlier than the places are apart, and the best hardly later, of as many as a busy machine needs."""
     expected = round_trip(place, FAR, DISTANCES)
-    best = min(dial(network, place.name, server) for _ in range(5))
-    assert expected <= best < expected + SLACK_MS
+    took = [dial(network, place.name, server)]
+
+    def hardly_later() -> bool:
+        took.append(dial(network, place.name, server))
+        return min(took) < expected + SLACK_MS
+
+    eventually(hardly_later, shown=lambda: took)
+    assert min(took) >= expected
 
 
 def test_a_cut_loses_everything_until_it_is_mended(network: Network, server: socket.socket) -> None:
