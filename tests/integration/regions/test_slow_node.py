@@ -22,7 +22,8 @@ PLACES = (
     Place("fast", "near", access=8.0),
     Place("slow", "far", access=0.0),
 )
-DISTANCES = {("near", "far"): 120.0}
+# Far enough for a second between the ends of two handshakes: a busy machine may be late by some of it.
+DISTANCES = {("near", "far"): 400.0}
 NETWORK = "10.231.77.0/24"  # where its places have their addresses
 FRANKFURT, LONDON = (50.1, 8.7), (51.5, -0.1)
 
@@ -109,7 +110,7 @@ def test_a_node_that_is_slow_from_here_is_named_after_a_faster_one(world: World)
         assert asking.returncode == 0, errors
         told = json.loads(out)
         assert told["names"] == [["fast-1", "slow-1"]] * 5
-        assert 10 <= told["expected"]["fast-1"] < 60
+        assert 10 <= told["expected"]["fast-1"] < 200
         assert told["expected"]["slow-1"] > told["expected"]["fast-1"]
     finally:
         for one in running:
