@@ -44,6 +44,7 @@ class Cable:
         running.stop()
         running.dials = self._dials
         running.start()
+        running.until_shown()
         return self
 
     def __exit__(self, *_: object) -> None:
