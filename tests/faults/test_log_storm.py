@@ -12,7 +12,6 @@ import ssl
 import struct
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -23,6 +22,7 @@ import pytest
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Process, Processes, Restartable
 from portway_testkit.clusters.etcd import EtcdTrio
+from portway_testkit.own_time import OwnTime
 from portway_testkit.waiting import eventually
 
 # With what systemd adds for a service: without it, last words come as they are wherever the tests run in a container.
@@ -148,6 +148,12 @@ def origin() -> Iterator[int]:
     thread.join()
 
 
+def wait_for_outage(own_time: OwnTime) -> None:
+    """In a pause of the machine nobody tries anything."""
+    began = own_time()
+    eventually(lambda: own_time() - began > _OUTAGE)
+
+
 def lines_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The log lines of each server. Fails on a line that is none."""
     logs: dict[str, list[dict[str, Any]]] = {}
@@ -169,7 +175,7 @@ def lines_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 @pytest.mark.slow  # half a minute of faults, and the starts between them
 @pytest.mark.timeout(240)
-def test_every_line_of_a_storm_is_a_line_of_the_log(tmp_path: Path, origin: int) -> None:
+def test_every_line_of_a_storm_is_a_line_of_the_log(tmp_path: Path, origin: int, own_time: OwnTime) -> None:
     """Parsed as JSON, with the four keys that every line has. A fact that repeats within a minute is one line, with its
     number in the next; nothing is logged by asyncio itself, which would be a fault of ours."""
     with EtcdTrio() as trio, JsonProcesses(tmp_path) as processes:
@@ -203,11 +209,11 @@ def test_every_line_of_a_storm_is_a_line_of_the_log(tmp_path: Path, origin: int)
                 crowd.add(visitor(cluster, url.split("/")[2].partition(":")[0], address(raw.removeprefix("tcp://"))))
             crowd.add(stranger(ports))
             trio.members[0].pause()
-            time.sleep(_OUTAGE)  # the storm lasts for a time
+            wait_for_outage(own_time)
             trio.members[0].resume()
             for member in trio.members:
                 member.kill()
-            time.sleep(_OUTAGE)
+            wait_for_outage(own_time)
             for member in trio.members:
                 member.launch()
             for member in trio.members:
@@ -221,7 +227,7 @@ def test_every_line_of_a_storm_is_a_line_of_the_log(tmp_path: Path, origin: int)
             start_all()
             for each in registries:
                 each.kill()
-            time.sleep(_OUTAGE)
+            wait_for_outage(own_time)
             start_all()
             nodes[1].ask_to_end()
             nodes[1].wait_end(30)
