@@ -51,10 +51,10 @@ def test_a_cell_runs_over_the_public_url(jupyter: RunningProgram, browser: Brows
     page.get_by_text(KERNEL_IDLE).wait_for()
     cell = page.locator(CELL).first  # running it adds another one
     cell.fill(CODE)
-    expect(cell).to_have_text(CODE)
+    expect(cell).to_have_text(CODE, timeout=SHOWN_WITHIN)
     cell.press("Shift+Enter")
     expect(page.locator(OUTPUT).first).to_contain_text("the answer is 42", timeout=SHOWN_WITHIN)
-    expect(page.locator(OUTPUT).first).to_contain_text("ipykernel_launcher.py")
+    expect(page.locator(OUTPUT).first).to_contain_text("ipykernel_launcher.py", timeout=SHOWN_WITHIN)
 
     kernels = [urlsplit(socket.url) for socket in sockets if "/api/kernels/" in socket.url]
     assert kernels
