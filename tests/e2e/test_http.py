@@ -26,7 +26,7 @@ GIB = 1 << 30
 SIZES = {"embedded": GIB, "etcd": GIB // 16}
 TRICKLE = {"embedded": 60, "etcd": 5}
 # An event waits for the processor, which gigabytes want too, and for nothing else.
-LATEST = 5.0
+LATEST = 10.0
 CURL_TIMEOUT = 50.0
 
 
