@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from portway_runtime.logs import BoundedHandler
 from portway_testkit.file_scheduling import FileScheduling
 from portway_testkit.fixtures import as_client, origin, own_time, store  # noqa: F401 - for every folder
@@ -18,6 +19,11 @@ from portway_testkit.fixtures import as_client, origin, own_time, store  # noqa:
 _FD_DIRECTORY = Path("/proc/self/fd")
 # gRPC releases closed channels in its own threads, within milliseconds where these get a processor.
 _CLOSING_SECONDS = 10.0
+
+# An example of a property has no time limit of its own: hypothesis gives one 200 ms, which a pause of the machine is
+# longer than.
+settings.register_profile("portway", settings.default, deadline=None)
+settings.load_profile("portway")
 
 
 def pytest_configure() -> None:

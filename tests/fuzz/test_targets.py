@@ -54,7 +54,6 @@ def test_the_invariant_holds_for_what_is_nearly_right(target: Target) -> None:
 
     @settings(
         max_examples=EXAMPLES,
-        deadline=None,
         derandomize=True,
         database=None,
         suppress_health_check=[HealthCheck.too_slow],

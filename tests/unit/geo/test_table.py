@@ -112,7 +112,7 @@ def test_a_run_longer_than_a_difference_keeps_its_cell() -> None:
     assert set(cells.values()) == {1}
 
 
-@settings(deadline=None, max_examples=10)  # xz at its strongest takes 0.2 s, however little there is
+@settings(max_examples=10)  # xz at its strongest takes 0.2 s, however little there is
 @given(st.lists(st.integers(0, (1 << 24) - 1), unique=True, min_size=1).map(sorted), st.data())
 def test_any_runs_survive(starts: list[int], data: st.DataObject) -> None:
     """Whatever the runs are, they are read as they were written."""

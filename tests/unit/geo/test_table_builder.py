@@ -64,7 +64,7 @@ def test_ipv6_is_reduced_alike() -> None:
         assert cell_at(runs, 128, address) == NOWHERE
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 0xFFFFFF), st.integers(8, 24), st.integers(1, 5)), max_size=20), st.data())
 def test_an_address_is_found_where_its_network_says(picks: list[tuple[int, int, int]], data: st.DataObject) -> None:
     """For whole steps the table says what the source says, outside special networks."""

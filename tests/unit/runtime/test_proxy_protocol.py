@@ -88,7 +88,7 @@ def test_a_visitors_tls_is_told() -> None:
     assert tls_tlvs(version="", server_name="", alpn="") == ()
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(HEADERS, st.binary(max_size=40))
 def test_what_was_written_is_read(header: ProxyHeader, behind: bytes) -> None:
     """Of both versions, as it arrives, and with bytes of the connection behind it; version 1 has no TLVs."""
@@ -101,7 +101,7 @@ def test_what_was_written_is_read(header: ProxyHeader, behind: bytes) -> None:
         assert all(isinstance(parse(data[:size]), NeedMore) for size in range(len(data)))
 
 
-@settings(deadline=None, derandomize=True, max_examples=500)
+@settings(derandomize=True, max_examples=500)
 @given(HEADERS, st.integers(0, 60), st.binary(min_size=1, max_size=3), st.binary(max_size=200))
 def test_nothing_makes_it_raise_or_read_on(header: ProxyHeader, place: int, edit: bytes, behind: bytes) -> None:
     """A changed header is read, refused, or waits for no more than its version allows."""

@@ -152,7 +152,7 @@ _ENDINGS = st.lists(
 
 
 @given(endings=_ENDINGS, stagger=st.sampled_from([STAGGER, 0.997]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_foreseen_race_goes_as_the_real_one(endings: list[Ending], stagger: float) -> None:
     """Whatever each dial takes and comes to, the same nodes are ready at the same moments as in the real race."""
     # A thousandth of a millisecond for each, so that equals have an order in both.

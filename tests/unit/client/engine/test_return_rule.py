@@ -316,7 +316,7 @@ _WORLDS = st.lists(
 
 
 @given(world=_WORLDS, seed=st.integers(0, 1 << 32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_happens_returns_are_rare_and_pay(world: list[tuple[float, Trips]], seed: int) -> None:
     """Nodes come and go and change their distances: each return is to a node that is clearly nearer at that moment,
     and no two are closer together than the pause."""

@@ -299,7 +299,6 @@ def test_both_ends_agree_in_every_order_of_events() -> None:
         settings=settings(
             max_examples=300,
             stateful_step_count=80,
-            deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=[HealthCheck.too_slow],

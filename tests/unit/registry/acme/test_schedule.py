@@ -77,7 +77,7 @@ def test_short_lives_have_short_bounds() -> None:
     assert renewal_ms(short) == NOW + HOUR // 10
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     life=st.integers(min_value=10_000, max_value=400 * DAY),
     said=st.integers(min_value=0, max_value=2 * NOW),
@@ -104,7 +104,7 @@ def test_it_is_asked_neither_each_second_nor_never_again() -> None:
     assert ask_again_ms(NOW + 900 * DAY, NOW) == NOW + DAY
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(certificate=st.binary(min_size=1, max_size=40), span=st.integers(min_value=1, max_value=10 * DAY))
 def test_renewals_are_spread_over_the_window(certificate: bytes, span: int) -> None:
     """At the same time of it whenever the server is asked."""

@@ -25,7 +25,7 @@ def test_each_region_and_the_registry_have_one() -> None:
     assert wanted_zones([], DOMAIN, "registry.example.com") == {"registry.example.com": ("registry.example.com",)}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(label=labels, region=regions)
 def test_a_node_of_no_region_gets_none(label: str, region: str) -> None:
     """A record in the store may be damaged, or from somebody who broke into it: what has a dot is no region."""
@@ -33,7 +33,7 @@ def test_a_node_of_no_region_gets_none(label: str, region: str) -> None:
         assert wanted_zones([hostile], DOMAIN, None) == {}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(label=labels, region=regions)
 def test_a_tunnels_name_is_never_ordered(label: str, region: str) -> None:
     """Certificate transparency would publish it. The last check, of the names themselves, is by their form alone."""
@@ -52,7 +52,7 @@ def test_a_tunnels_name_is_never_ordered(label: str, region: str) -> None:
             demand_public([f"{region}.{DOMAIN}", name], DOMAIN)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(found=st.sets(regions, max_size=5))
 def test_what_is_wanted_may_be_published(found: set[str]) -> None:
     """Whatever regions there are."""

@@ -197,7 +197,7 @@ nodes_of_a_world = st.lists(
 expectations = st.builds(Expected, st.integers(1, 400).map(float), st.booleans())
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     nodes_of_a_world,
     positions,
@@ -306,7 +306,7 @@ worlds_of_regions = st.lists(st.tuples(st.sampled_from(sorted(PLACES)), st.integ
 
 
 @given(mesh=worlds_of_regions, limit=st.integers(0, 10), seed=st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_spreading_loses_no_candidate(mesh: list[tuple[str, int]], limit: int, seed: int) -> None:
     """As many candidates as without it, the same cost in first place, and few of a region while others have more."""
     places = Places(

@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from portway_geo.position import Position
 from portway_proto.v1.types_pb2 import NODE_STATE_CORDONED, NODE_STATE_DRAINING, NODE_STATE_READY, NodeInfo, NodeState
@@ -130,7 +130,6 @@ def test_a_report_that_changes_no_tier_is_still_seen() -> None:
     assert found.sessions == 2
 
 
-@settings(deadline=None)
 @given(
     sessions=st.lists(st.integers(0, 10), max_size=12),
     excluded=st.sets(st.integers(0, 11)),

@@ -221,7 +221,7 @@ reports = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(reports, st.integers(4, 60))
 def test_the_count_of_what_is_kept_is_right_whatever_is_reported(reported: list, most: int) -> None:  # type: ignore[type-arg]
     """And within its limit; every conclusion lies within what was said."""

@@ -3,13 +3,12 @@
 import random
 from itertools import islice
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from portway_registry.placement.placed_nodes import Group, PlacedNode
 from portway_registry.placement.shortlist import Shortlist
 
 
-@settings(deadline=None)
 @given(
     sessions=st.lists(st.integers(0, 10), max_size=12),
     excluded=st.sets(st.integers(0, 11)),
