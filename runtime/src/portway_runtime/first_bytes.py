@@ -21,6 +21,10 @@ Seen = Callable[[socket.socket, Endpoint, T, bytes], None]
 # Bytes looked at beyond those known to be needed. Most ClientHellos are below 2 KiB; a longer one in many records would
 # otherwise take one look for each of its records.
 _LOOK_AHEAD: Final = 4 * 1024
+# Seconds until a connection is looked at again that the kernel calls readable too early; twice as long each time.
+_PAUSE: Final = 0.05
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", None)  # Linux
+_ESTABLISHED: Final = b"\x01"  # the first byte of TCP_INFO while neither side has ended
 
 
 class FirstBytes(Generic[T]):
@@ -99,7 +103,18 @@ class FirstBytes(Generic[T]):
 class _Connection(Generic[T]):
     """One connection whose first bytes are incomplete."""
 
-    __slots__ = ("_first_bytes", "_loop", "_needed", "_peer", "_seen", "_silent", "_sock", "_timer")
+    __slots__ = (
+        "_first_bytes",
+        "_loop",
+        "_needed",
+        "_pause",
+        "_paused",
+        "_peer",
+        "_seen",
+        "_silent",
+        "_sock",
+        "_timer",
+    )
 
     def __init__(
         self,
@@ -117,6 +132,8 @@ class _Connection(Generic[T]):
         self._needed = 1  # bytes without which nothing can be said
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._pause = _PAUSE
+        self._paused: asyncio.TimerHandle | None = None
 
     def wait(self, loop: asyncio.AbstractEventLoop, time_limit: float) -> None:
         self._loop = loop
@@ -133,9 +150,12 @@ class _Connection(Generic[T]):
             self.drop()
             return True
         if len(data) < self._needed:
-            # Readable with fewer bytes than SO_RCVLOWAT: the peer has closed its side.
-            self.give_up()
-            return True
+            # Readable with fewer bytes than SO_RCVLOWAT.
+            if self._has_ended():
+                self.give_up()
+                return True
+            self._look_later()
+            return False
         found = self._first_bytes.read(data)
         if isinstance(found, NeedMore):
             return self._need(found.size)
@@ -143,6 +163,26 @@ class _Connection(Generic[T]):
         assert self._seen is not None, "the constructor or `add` says who sees the bytes"
         self._seen(self._sock, self._peer, found, data)
         return True
+
+    def _has_ended(self) -> bool:
+        """Whether the peer has closed its side. Else the kernel is short of memory for sockets, and disregards
+        SO_RCVLOWAT; or urgent data is among these bytes."""
+        if self._needed == 1 or _TCP_INFO is None:
+            return True
+        try:
+            return self._sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1) != _ESTABLISHED
+        except OSError:
+            return True
+
+    def _look_later(self) -> None:
+        """Not in each turn of the loop, for all of which the socket is readable."""
+        assert self._loop is not None, "more bytes are needed only after a first look"
+        self._loop.remove_reader(self._sock)
+        self._paused = self._loop.call_later(self._pause, self._look_again, self._loop)
+        self._pause *= 2
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_reader(self._sock, self.look)
 
     def _need(self, size: int) -> bool:
         """Sleep until `size` bytes are there, however slowly they arrive. True when the connection was closed."""
@@ -174,6 +214,8 @@ class _Connection(Generic[T]):
     def _stop_waiting(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._paused is not None:
+            self._paused.cancel()
         if self._loop is not None:
             self._loop.remove_reader(self._sock)
             self._loop = None

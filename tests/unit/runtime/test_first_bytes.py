@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from portway_runtime.endpoints import Endpoint
@@ -59,6 +60,51 @@ async def test_they_are_seen_when_they_suffice(pair: Pair) -> None:
         await asyncio.sleep(0.01)
     await until(lambda: waiting.seen == [("hello\n", b"hello\n")])
     await waiting.first_bytes.over()
+
+
+class ShortOfMemory(socket.socket):
+    """One whose kernel disregards SO_RCVLOWAT, as Linux does where it is short of memory for sockets."""
+
+    looks = 0
+
+    def setsockopt(self, level: int, option: int, value: Any, *_: Any) -> None:
+        if option != socket.SO_RCVLOWAT:
+            super().setsockopt(level, option, value)
+
+    def recv(self, *arguments: Any) -> bytes:
+        self.looks += 1
+        return super().recv(*arguments)
+
+
+async def test_a_kernel_that_is_short_of_memory_ends_nobodys_waiting(pair: Pair) -> None:
+    """It says too early that they are there. They are looked at again, seldom, until they suffice or the peer ends."""
+    ours = ShortOfMemory(fileno=pair[0].detach())
+    theirs = pair[1]
+    waiting = Waiting()
+    theirs.send(b"hel")
+    with ours:
+        waiting.first_bytes.add(ours, PEER)
+        for _ in range(1000):  # it is readable in each of these turns
+            await asyncio.sleep(0)
+        assert ours.looks < 20
+        theirs.send(b"lo\n")
+        await waiting.first_bytes.over()
+        assert waiting.seen == [("hello\n", b"hello\n")]
+
+
+async def test_whoever_ends_is_waited_for_no_more(pair: Pair) -> None:
+    """Though some bytes have come; also while its kernel is short of memory."""
+    ours = ShortOfMemory(fileno=pair[0].detach())
+    theirs = pair[1]
+    waiting = Waiting()
+    theirs.send(b"hel")
+    with ours:
+        waiting.first_bytes.add(ours, PEER)
+        await until(lambda: ours.looks > 1)
+        theirs.shutdown(socket.SHUT_WR)
+        await waiting.first_bytes.over()
+        assert ours.fileno() == -1
+        assert waiting.seen == []
 
 
 async def test_whoever_is_too_slow_is_closed(pair: Pair) -> None:
