@@ -13,7 +13,7 @@ from portway_carrier.errors import TlsSettingsError
 from portway_carrier.values import ClientTls
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN
 from portway_runtime.tls_choices import GROUPS, Group
-from portway_testkit.fakes.certificate_files import REGION, ZONE, Files
+from portway_testkit.fakes.certificate_files import REGION, ZONE, Files, write_later
 
 
 def test_any_regions_certificate_is_taken_when_its_file_changes(files: Files) -> None:
@@ -46,7 +46,7 @@ def test_files_that_do_not_fit_leave_the_old_ones_in_use(files: Files, caplog: p
     certificates = files.read()
     before = certificates.current()
     leaf = files.authority.issue_cert(REGION)
-    files.path("tls_cert").write_bytes(leaf.cert_chain_pems[0].bytes())
+    write_later(files.path("tls_cert"), leaf.cert_chain_pems[0].bytes())
     assert not certificates.reload_if_changed()
     assert certificates.current() is before
     assert "the old ones stay in use" in caplog.text
@@ -54,7 +54,7 @@ def test_files_that_do_not_fit_leave_the_old_ones_in_use(files: Files, caplog: p
     caplog.clear()
     assert not certificates.reload_if_changed()
     assert caplog.text == ""
-    files.path("tls_key").write_bytes(leaf.private_key_pem.bytes())
+    write_later(files.path("tls_key"), leaf.private_key_pem.bytes())
     assert certificates.reload_if_changed()
     assert certificates.current().zones[ZONE].key == leaf.private_key_pem.bytes()
 

@@ -23,6 +23,7 @@ from portway_runtime.certificates import (
     parse_certificates,
 )
 from portway_runtime.errors import CertificateError
+from portway_testkit.fakes.certificate_files import write_later
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -42,8 +43,8 @@ def pair(tmp_path: Path, authority: trustme.CA) -> tuple[NamedFile, NamedFile]:
 def _write_pair(authority: trustme.CA, folder: Path, start: datetime, end: datetime) -> tuple[NamedFile, NamedFile]:
     issued = authority.issue_cert("node.example.com", not_before=start, not_after=end)
     chain, key = folder / "node.crt", folder / "node.key"
-    chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
+    write_later(chain, b"".join(part.bytes() for part in issued.cert_chain_pems))
+    write_later(key, issued.private_key_pem.bytes())
     return NamedFile(chain), NamedFile(key, f"--key {key.name}")
 
 

@@ -3,6 +3,7 @@
 Here: the five files, with any names, CA or dates. Not here: certificates of a whole cluster (clusters/cluster.py).
 """
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,6 +23,16 @@ ZONE = "fra.example.com"
 REGION = f"*.{ZONE}"
 
 
+def write_later(path: Path, data: bytes) -> None:
+    """Write a file as an operator does: not in the same moment of the file system's clock, which may go on 100 times in
+    a second, as what it had before."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.write_bytes(data)
+    after = path.stat()
+    if after.st_mtime_ns <= before:
+        os.utime(path, ns=(after.st_atime_ns, before + 1))
+
+
 @dataclass
 class Files:
     """A node's five files, and a clock that can be set."""
@@ -33,8 +44,8 @@ class Files:
     prepared: tuple[ServerTls | ClientTls, ...] = ()
 
     def write(self, cert: Path, key: Path, leaf: trustme.LeafCert) -> None:
-        cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-        key.write_bytes(leaf.private_key_pem.bytes())
+        write_later(cert, b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+        write_later(key, leaf.private_key_pem.bytes())
 
     def node(self, *names: str, ca: trustme.CA | None = None, **options: Any) -> None:
         leaf = (ca or self.authority).issue_cert(*names or [NODE], **options)
