@@ -80,8 +80,9 @@ class HandLane:
     def say(self, frame_type: int, payload: bytes = b"") -> None:
         self.send(encode_frame(frame_type, payload))
 
-    def hear(self) -> tuple[int, bytes]:
-        """The next frame, after answering any PING. Raises EOFError when the lane ends in any way."""
+    def hear(self, *, idle: bool = False) -> tuple[int, bytes]:
+        """The next frame, after answering any PING. Raises EOFError when the lane ends in any way. idle: that may take
+        long, and a PING is news enough of the node meanwhile."""
         deadline = time.monotonic() + TIMEOUT
         while True:
             while self._heard:
@@ -89,6 +90,8 @@ class HandLane:
                 if frame_type != FrameType.PING:
                     return frame_type, payload
                 self.say(FrameType.PONG, payload)
+                if idle:
+                    deadline = time.monotonic() + TIMEOUT
             assert time.monotonic() < deadline, "the node says nothing"
             try:
                 received = self._sock.recv(65_536)

@@ -108,7 +108,7 @@ class HandTunnel:
     def _listen(self, lane: HandLane) -> None:
         try:
             while True:
-                frame_type, payload = lane.hear()
+                frame_type, payload = lane.hear(idle=True)
                 if frame_type == FrameType.UNBOUND:
                     unbound = Unbound.FromString(payload)
                     self.owner, self.unbound = unbound.claim, unbound.failure
@@ -119,7 +119,7 @@ class HandTunnel:
         digest, left, number = hashlib.sha256(), 0, 0
         try:
             while True:
-                frame_type, payload = lane.hear()
+                frame_type, payload = lane.hear(idle=True)
                 if frame_type == FrameType.OPEN:
                     number, opening = decode_open(payload)
                     self.openings.append(opening)
