@@ -2,7 +2,18 @@
 
 import threading
 
+import pytest
+from portway import fork_guard as module
 from portway.fork_guard import ForkGuard
+from portway_testkit.waiting import PATIENCE
+
+NEVER = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def no_end_of_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork waits for who is inside, however long that takes here."""
+    monkeypatch.setattr(module, "MAX_WAIT", NEVER)
 
 
 def test_a_fork_waits_until_nobody_is_inside() -> None:
@@ -54,7 +65,7 @@ def test_nobody_gets_in_while_a_fork_goes_on() -> None:
     coming.start()
     assert not came.is_set()
     fork_guard.after_fork()
-    assert came.wait(10)
+    assert came.wait(PATIENCE)
     coming.join()
 
 
