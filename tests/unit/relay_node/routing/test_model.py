@@ -47,14 +47,20 @@ class Shown:
     presence: Presence
 
 
+def session_of(number: int) -> SessionSigner:
+    """With the same key in each run."""
+    return SessionSigner(key=SigningKey(b"session" + number.to_bytes(25)))
+
+
 @dataclass
 class World:
     """One client, the nodes that its statements went to, and the node whose routes are tried."""
 
     rng: random.Random
     clock: ManualClock = field(default_factory=lambda: ManualClock(BEGINNING))
-    signer: SessionSigner = field(default_factory=SessionSigner)
-    thief: SessionSigner = field(default_factory=SessionSigner)
+    signer: SessionSigner = field(default_factory=lambda: session_of(1))
+    thief: SessionSigner = field(default_factory=lambda: session_of(0))
+    sessions: int = 1  # of the client, so far
     home: str = "a"
     epoch: int = NOW_MS
     signed: list[Shown] = field(default_factory=list)  # all of the client's
@@ -89,7 +95,8 @@ class World:
 
     def start_again(self) -> None:
         """The program is started again, with its key files: another session."""
-        self.signer = SessionSigner()
+        self.sessions += 1
+        self.signer = session_of(self.sessions)
         self.move()
 
     def open(self) -> None:
