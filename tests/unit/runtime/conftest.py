@@ -12,6 +12,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import open_sockets
 from portway_testkit.fakes.clock import ManualClock
 from portway_testkit.fakes.fake_listening import PEER, Accept
+from portway_testkit.processes.ports import free_port
 
 # What has to do with sockets and threads that a loop has its own way with.
 _ON_BOTH_LOOPS: Final = (
@@ -57,7 +58,7 @@ def taken() -> Iterator[ExitStack]:
 @pytest.fixture(params=["127.0.0.1", "::1", ""])
 def opened(request: pytest.FixtureRequest) -> Iterator[tuple[list[socket.socket], tuple[str, int]]]:
     """Listening sockets, of IPv4, of IPv6 and of both, and where one of them is reached."""
-    sockets = open_sockets(Endpoint(request.param, 0))
+    sockets = open_sockets(Endpoint(request.param, free_port()))
     yield sockets, (request.param or "127.0.0.1", sockets[0].getsockname()[1])
     for sock in sockets:
         sock.close()

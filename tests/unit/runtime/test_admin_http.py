@@ -9,6 +9,7 @@ import pytest
 from portway_runtime.admin_http import METRICS, AdminHttp, Page, health_page
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listening import open_sockets
+from portway_testkit.processes.ports import free_port
 
 LOOPBACK = Endpoint("127.0.0.1", 0)
 
@@ -94,7 +95,7 @@ async def test_closing_frees_the_port_and_may_be_repeated() -> None:
     """Also before anything was started."""
     admin = Admin({})
     await admin.http.close()
-    await admin.start()
+    await admin.start(Endpoint("127.0.0.1", free_port()))
     await admin.http.close()
     await admin.http.close()
     with pytest.raises(ConnectionRefusedError), socket.create_connection((admin.endpoint.host, admin.endpoint.port)):

@@ -14,6 +14,7 @@ from portway_runtime.listening import open_sockets
 from portway_runtime.parse_results import NeedMore
 from portway_runtime.proxy_protocol import ProxyHeader, encode_v2
 from portway_testkit.links.carrier_link import until
+from portway_testkit.processes.ports import free_port
 
 LIMITS = ArrivalLimits(time_limit=3600.0, capacity=2, capacity_per_address=2)
 
@@ -33,7 +34,7 @@ class Port:
             limits=LIMITS,
             clock=time.monotonic,
         )
-        sockets = open_sockets(Endpoint("127.0.0.1", 0))
+        sockets = open_sockets(Endpoint("127.0.0.1", free_port()))
         self.at: tuple[str, int] = sockets[0].getsockname()
         self.arrivals.listen(sockets)
 

@@ -15,6 +15,7 @@ from portway_runtime.grpc_channels import (
     fault_of,
     reason_of,
 )
+from portway_testkit.processes.ports import free_port
 
 _TO_LISTENERS = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: "
 
@@ -76,9 +77,7 @@ def _failure(channel: grpc.Channel) -> CallFault:
 @pytest.mark.shares_sockets
 def test_a_real_port_that_refuses_is_recognized() -> None:
     """What this release of gRPC says of it is in the table."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert _failure(grpc.insecure_channel(f"127.0.0.1:{port}", OWN_CONNECTIONS)) is CallFault.CONNECTION_REFUSED
+    assert _failure(grpc.insecure_channel(f"127.0.0.1:{free_port()}", OWN_CONNECTIONS)) is CallFault.CONNECTION_REFUSED
 
 
 @pytest.mark.shares_sockets

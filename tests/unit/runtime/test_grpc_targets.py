@@ -8,6 +8,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_runtime.grpc_channels import OWN_CONNECTIONS
 from portway_runtime.grpc_targets import is_address, target_of
 from portway_runtime.names import Address
+from portway_testkit.processes.ports import free_port
 
 
 def test_a_target_holds_the_addresses_of_both_families() -> None:
@@ -32,7 +33,11 @@ def test_an_address_that_loses_everything_costs_a_moment() -> None:
     """gRPC dials the next address beside it; an IPv4 address in its IPv6 form is dialled as IPv4."""
     v4 = [Address(socket.AF_INET, host) for host in ("127.0.0.2", "127.0.0.1")]
     addresses = [v4[0], Address(socket.AF_INET6, "::1"), v4[1]]
-    with socket.create_server(("127.0.0.1", 0)) as answers, socket.socket() as loses, socket.socket() as filler:
+    with (
+        socket.create_server(("127.0.0.1", free_port())) as answers,
+        socket.socket() as loses,
+        socket.socket() as filler,
+    ):
         port = answers.getsockname()[1]
         loses.bind(("127.0.0.2", port))
         loses.listen(0)

@@ -18,6 +18,7 @@ from portway_lab.chaos.visitors import Visitors
 from portway_lab.cluster import visits
 from portway_lab.cluster.clients import NamedTunnel
 from portway_lab.cluster.visits import Ask, WrongBytes, answer, answer_upload
+from portway_testkit.processes.ports import free_port
 from portway_testkit.waiting import eventually
 
 REST = 30.0
@@ -28,9 +29,10 @@ class Origin(socketserver.ThreadingTCPServer):
 
     daemon_threads = False
     block_on_close = True
+    allow_reuse_address = True
 
     def __init__(self, name: str) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", free_port()), Handler)
         self.name = name
 
 
