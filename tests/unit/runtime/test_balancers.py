@@ -1,6 +1,7 @@
 """portway_runtime.balancers: whose headers are believed, on real connections, and what becomes of the others."""
 
 import asyncio
+import select
 import socket
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from portway_runtime.balancers import BalancedConnections, Balancers, Network, p
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.proxy_protocol import MAX_V1, MAX_V2, ProxyHeader, encode_v1, encode_v2
 from portway_testkit.links.carrier_link import until
+from portway_testkit.waiting import PATIENCE
 
 BALANCER = Endpoint("10.1.2.3", 4000)
 STRANGER = Endpoint("192.0.2.9", 4000)
@@ -49,6 +51,7 @@ class Door:
         theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if data:
             theirs.sendall(data)
+            assert select.select([ours], [], [], PATIENCE)[0]
         self.connections.add(ours, peer, self._accept)
         return theirs
 
@@ -87,7 +90,7 @@ def open_door() -> Iterator[Doors]:
 
 def closed(sock: socket.socket) -> bool:
     """Whether the other end has closed it, or reset it."""
-    sock.settimeout(10)
+    sock.settimeout(PATIENCE)
     try:
         return sock.recv(1) == b""
     except ConnectionResetError:

@@ -12,9 +12,10 @@ import pytest
 from portway_runtime import listener as listener_module
 from portway_runtime.endpoints import Endpoint
 from portway_runtime.listener import Listener, finish
-from portway_runtime.listening import open_sockets
+from portway_runtime.listening import open_sockets, queued
 from portway_testkit.fakes.fake_listening import PEER, Accept, FakeListening
 from portway_testkit.links.carrier_link import until
+from portway_testkit.waiting import eventually
 
 NEVER = 3600.0
 AT_ONCE = 0.001
@@ -58,6 +59,7 @@ async def test_who_waits_in_the_queue_is_accepted_before_it_is_closed(
     sockets, address = opened
     listener = Listener(sockets, serve)
     visitors = [taken.enter_context(socket.create_connection(address)) for _ in range(100)]
+    eventually(lambda: queued(sockets[0]) == 100)
     await end(listener)
     assert [is_served(visitor) for visitor in visitors] == [True] * 100
     assert is_refused(address)
@@ -163,6 +165,7 @@ async def test_where_the_system_cannot_refuse_the_queue_is_emptied(
 
     listener = Listener(sockets, serve_and_attract)
     visitors = [taken.enter_context(socket.create_connection(address)) for _ in range(100)]
+    eventually(lambda: queued(sockets[0]) == 100)
     await finish([listener], within=NEVER)
     assert [is_served(visitor) for visitor in visitors] == [True] * 100
     assert len(served) == 100
