@@ -19,7 +19,7 @@ def test_what_was_opened_to_find_out_is_closed_again() -> None:
     """Nothing is raised while there are enough, and nothing is kept."""
     before = _lowest_free()
     demand_descriptors()
-    assert _lowest_free() == before
+    assert _lowest_free() <= before
 
 
 def test_a_process_without_descriptors_hears_what_to_raise() -> None:
@@ -56,8 +56,10 @@ def test_a_process_takes_as_many_as_it_may(monkeypatch: pytest.MonkeyPatch) -> N
 def test_usage_is_what_is_open_of_what_may_be() -> None:
     """Also when there is none left to look with."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = _lowest_free()
     used, whole = usage()
-    assert (used, whole) == (_lowest_free(), limit)
+    assert _lowest_free() <= used <= before  # something of another test may be closed at any time
+    assert whole == limit
     with no_more_descriptors():
         lowered, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         assert usage() == (lowered, lowered)
