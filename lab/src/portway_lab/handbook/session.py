@@ -11,12 +11,13 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
+
+from portway_testkit.processes.ports import free_port
 
 from portway_lab.checkout import ROOT
 from portway_lab.handbook.pages import Block, Command
@@ -149,8 +150,7 @@ class Session:
 
     def _port(self, usual: str) -> str:
         if usual not in self._ports:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self._ports[usual] = str(free.getsockname()[1])
+            self._ports[usual] = str(free_port())  # given to no connection until the page's program has it
         return self._ports[usual]
 
     def _pattern(self, line: str) -> re.Pattern[str]:
