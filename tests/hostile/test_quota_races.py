@@ -16,7 +16,7 @@ from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.recovery import is_consistent, label_of, serves
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -140,8 +140,12 @@ def test_as_many_as_the_quota_allows_live_on(
     eventually(lambda: is_consistent(cluster))
 
 
-def test_a_full_quota_is_told_before_anything_is_opened(cluster: Cluster, forward: Callable[..., Command]) -> None:
+def test_a_full_quota_is_told_before_anything_is_opened(
+    cluster: Cluster, forward: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No node is dialled for it, whichever token of the tenant asks; the command says the number and what to do."""
+    # Nobody is refused while the store is away, as one that answers late is taken to be.
+    monkeypatch.setattr("portway_registry.tunnels.quota._ANSWER_TIME", PATIENCE)
     with HttpOrigin() as one, HttpOrigin() as two:
         first = forward("fra", (one.port, two.port), cluster.token(tenant="full"))
         eventually(lambda: len(cluster.admin.tunnels()) == QUOTA)

@@ -9,7 +9,13 @@ from portway_testkit.clusters.cluster import Cluster, NodePlan
 from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.recovery import is_consistent, serves
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
+
+
+@pytest.fixture(autouse=True)
+def patient_with_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is refused while the store is away, as one that answers late is taken to be."""
+    monkeypatch.setattr("portway_registry.tunnels.quota._ANSWER_TIME", PATIENCE)
 
 
 def test_one_tunnel_too_many_is_a_clear_error(cluster: Cluster, as_client: AsClient, origin: HttpOrigin) -> None:
@@ -43,7 +49,7 @@ def test_the_quota_holds_over_two_nodes(
             pytest.raises(portway.TunnelLostError) as caught,
             portway.forward(other.port, region="par", tunnel_lost=lost.put) as second,
         ):
-            told = lost.get(timeout=10)
+            told = lost.get(timeout=PATIENCE)
             assert isinstance(told.reason, portway.QuotaError)
             assert "1 tunnels" in str(told)
             assert "close one" in str(told)
@@ -87,6 +93,6 @@ def test_a_lower_quota_ends_the_newest_tunnel_alone(cluster: Cluster, as_client:
         ):
             eventually(lambda: is_consistent(cluster, tunnel, second))
             cluster.admin.set_quota("less", 1)
-            assert lost.get(timeout=10).url == second.url
+            assert lost.get(timeout=PATIENCE).url == second.url
         assert serves(tunnel, cluster.ca)
         eventually(lambda: is_consistent(cluster, tunnel))
