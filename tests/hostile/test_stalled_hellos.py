@@ -4,6 +4,7 @@ import time
 
 import portway
 import pytest
+from portway.engine import engine_thread
 from portway.errors import Error
 from portway_proto.wire.limits import LINK_ALPN
 from portway_testkit.fixtures import AsClient
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
 MOST = 256  # the node's --max-greetings
 ATTEMPTS = 12
 ENOUGH = 11
-WITHIN = 2.0
+WITHIN = 5.0
 
 
 @pytest.mark.parametrize("networks", [1, 6])
@@ -43,7 +44,9 @@ def test_stalled_hellos_of_few_prefixes_shut_no_client_out(
                     took.append(time.monotonic() - began)
             except Error as error:
                 print(error)
-        assert besieged.metrics()["greeting_lanes"] > MOST / 2
+            finally:
+                engine_thread.stop_engine()  # its session would serve the next tunnel too
+        eventually(lambda: besieged.metrics()["greeting_lanes"] > MOST / 2)  # it goes on
         report = attacker.rest()
     print(f"{len(took)} of {ATTEMPTS} attached, the last after {max(took, default=0):.2f} s; {report.opened} opened")
     assert len(took) >= ENOUGH
