@@ -39,6 +39,7 @@ class FakeNode(NodeAnswers):
         super().__init__(name, self._tls.certificate, lambda control: self._carrier.pool(control, PoolLimits()))
         self.port = free_port()
         self.silent = False  # accepts connections and does not answer
+        self.handshake_delay = 0.0  # seconds before it answers a connection
         self.via: int | None = None  # the port that a registry names for it, if it is not its own
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -163,8 +164,14 @@ class FakeNode(NodeAnswers):
         if self.silent:
             self.happened("silent")
             tasks.spawn(asyncio.Event().wait(), name="say nothing", on_cut=sock.close)
+        elif self.handshake_delay:
+            tasks.spawn(self._greet_late(sock, tasks), name="greet late", on_cut=sock.close)
         else:
             tasks.spawn(self._greet(self._carrier.accept(sock, self._tls)), name="greet")
+
+    async def _greet_late(self, sock: socket.socket, tasks: Tasks) -> None:
+        await asyncio.sleep(self.handshake_delay)
+        tasks.spawn(self._greet(self._carrier.accept(sock, self._tls)), name="greet")
 
     async def _greet(self, stream: Stream) -> None:
         try:
