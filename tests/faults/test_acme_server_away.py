@@ -21,7 +21,7 @@ from portway_testkit.clusters.pebble import Pebble
 from portway_testkit.fixtures import AsClient
 from portway_testkit.processes.ports import free_port
 from portway_testkit.visitors.onlookers import answered, named
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 OBTAINED: Final = {"tls_cert": (), "tls_key": ()}
 ZONE: Final = f"iad.{DOMAIN}"
@@ -64,6 +64,7 @@ def first_of_its_region(cluster: Cluster) -> RunningNode:
     return node
 
 
+@pytest.mark.timeout(180)
 def test_all_say_so_and_it_is_tried_again(
     cluster: Cluster,
     pebble: Pebble,
@@ -77,7 +78,8 @@ def test_all_say_so_and_it_is_tried_again(
     monkeypatch.setattr(schedule, "_FIRST_PAUSE", schedule._FIRST_PAUSE // 1000)
     monkeypatch.setattr(schedule, "_LONGEST_PAUSE", schedule._LONGEST_PAUSE // 1000)
     node = first_of_its_region(cluster)
-    starting = threading.Thread(target=node.start, name="start a node")
+    # It waits for its certificate until the server is back.
+    starting = threading.Thread(target=node.start, args=(4 * PATIENCE,), name="start a node")
     with caplog.at_level(logging.ERROR):
         starting.start()
         eventually(lambda: len([one for one in caplog.records if one.message == "certificate not obtained"]) > 1)

@@ -12,7 +12,7 @@ import dns.rcode
 import pytest
 from portway_testkit.clusters.cluster import DOMAIN, LOOPBACK, Cluster
 from portway_testkit.clusters.dns_mesh import ADDRESSES, LABEL, data, dns_mesh
-from portway_testkit.processes.ports import raw_port_range
+from portway_testkit.processes.ports import free_port
 from portway_testkit.processes.running_program import RunningProgram, needed
 from portway_testkit.waiting import eventually
 
@@ -164,7 +164,7 @@ def resolved(resolver: tuple[str, int], name: str, kind: str = "A") -> dns.messa
 def resolver(mesh: Cluster, at: list[str], tmp_path: Path) -> Iterator[tuple[str, int]]:
     """unbound, which asks one label at a time (RFC 9156), strictly, and mixes the case of letters."""
     server = mesh.nodes["fra-1"].dns
-    port, _ = raw_port_range(1)
+    port = free_port()
     settings, log = tmp_path / "unbound.conf", tmp_path / "unbound.log"
     settings.write_text(_UNBOUND.format(port=port, folder=tmp_path, domain=DOMAIN, at=f"{server.host}@{server.port}"))
 

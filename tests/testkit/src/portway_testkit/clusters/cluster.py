@@ -102,7 +102,9 @@ class RunningNode:
         assert self._node is not None, "the node is stopped"
         return self._node
 
-    def start(self) -> None:
+    def start(self, within: float = PATIENCE) -> None:
+        """within: seconds; one that has no certificate yet waits for it."""
+
         def failed(error: BaseException) -> None:
             if not isinstance(error, NodeRemoved):
                 self._cluster.failed(error)
@@ -124,7 +126,7 @@ class RunningNode:
             await node.start()
             self._node = node
 
-        self._cluster.run(start)
+        self._cluster.run(start, within)
 
     def stop(self) -> None:
         """Stop in order, as SIGTERM does."""
@@ -330,10 +332,10 @@ class Cluster:
         self._held.append(held_port(listen.host or "::"))
         return Endpoint(listen.host, self._held[-1].getsockname()[1])
 
-    def run(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Call the function on the cluster's loop and wait for its result."""
+    def run(self, function: Callable[[], Coroutine[Any, Any, T]], within: float = PATIENCE) -> T:
+        """Call the function on the cluster's loop and wait for its result, so many seconds at most."""
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(function(), self._loop).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(function(), self._loop).result(within)
 
     def failed(self, error: BaseException) -> None:
         self._failures.append(error)
