@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,21 +57,15 @@ def hung(etcd: EtcdServer) -> Iterator[Hung]:
         yield Hung(cluster, Restartable(processes, cluster.nodes[0].process))
 
 
-def timed(own_time: OwnTime, act: Callable[[], object]) -> float:
-    began = own_time()
-    act()
-    return own_time() - began
-
-
 def test_a_client_asks_the_other_one(hung: Hung, as_client: AsClient, own_time: OwnTime) -> None:
     """After three seconds, and the next time at once."""
     cluster = hung.cluster
     as_client(cluster.exports)
     registries = GrpcRegistries(Settings(cluster.registries, cluster.token, cluster.ca.read_bytes()))
     began = time.monotonic()
-    assert timed(own_time, lambda: registries.renew(bytes(32))) < 2 * CALL_TIMEOUT
+    assert own_time.of(lambda: registries.renew(bytes(32))) < 2 * CALL_TIMEOUT
     assert time.monotonic() - began >= CALL_TIMEOUT
-    assert timed(own_time, lambda: registries.renew(bytes(32))) < CALL_TIMEOUT
+    assert own_time.of(lambda: registries.renew(bytes(32))) < CALL_TIMEOUT
     with HttpOrigin() as origin, portway.forward(origin.port) as tunnel:
         assert serves(tunnel, cluster.ca)
 
@@ -79,7 +73,7 @@ def test_a_client_asks_the_other_one(hung: Hung, as_client: AsClient, own_time: 
 def test_a_node_registers_at_the_other_one(hung: Hung, as_client: AsClient, own_time: OwnTime) -> None:
     """One that starts, and that serves then."""
     hung.node.kill()
-    assert timed(own_time, hung.node.start) < REGISTERED_WITHIN + SLACK
+    assert own_time.of(hung.node.start) < REGISTERED_WITHIN + SLACK
     as_client(hung.cluster.exports)
     with HttpOrigin() as origin, portway.forward(origin.port) as tunnel:
         assert serves(tunnel, hung.cluster.ca)

@@ -4,7 +4,7 @@ seconds late."""
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,12 +78,6 @@ def slowed(etcd: EtcdServer) -> Iterator[Slowed]:
         yield Slowed(cluster, Restartable(processes, cluster.registry_process))
 
 
-def timed(own_time: OwnTime, act: Callable[[], object]) -> float:
-    began = own_time()
-    act()
-    return own_time() - began
-
-
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("how", ["stands still", "answers late"])
 def test_tunnels_open_are_renewed_and_serve(slowed: Slowed, as_client: AsClient, how: str, own_time: OwnTime) -> None:
@@ -97,9 +91,9 @@ def test_tunnels_open_are_renewed_and_serve(slowed: Slowed, as_client: AsClient,
         with slowed.slow(how):
             assert serves(before, ca)
             registries = GrpcRegistries(Settings(cluster.registries, cluster.token, ca.read_bytes()))
-            assert timed(own_time, lambda: registries.renew(bytes(32))) < 2 * CALL_TIMEOUT
+            assert own_time.of(lambda: registries.renew(bytes(32))) < 2 * CALL_TIMEOUT
             if how == "stands still":
-                assert timed(own_time, lambda: registries.renew(bytes(32))) < CALL_TIMEOUT
+                assert own_time.of(lambda: registries.renew(bytes(32))) < CALL_TIMEOUT
             opened = portway.forward(two.port, token=slowed.admin(1).create_token(OTHERS))
             began = own_time()
             with opened as tunnel:  # with a token of its own it is a session of its own, which has to ask

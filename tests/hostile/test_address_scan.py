@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from portway_proto.v1.mesh_pb2 import Reachability
 from portway_proto.v1.types_pb2 import REACH_FAILED
 from portway_testkit.clusters.node_stream import NodeStream
 from portway_testkit.clusters.registry import Pki, node_info, running
+from portway_testkit.processes.ports import held_port
 
 PRIVATE = "from the registry: a private address, which is not dialled"
 
@@ -49,8 +49,7 @@ class Service:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
+    with held_port() as held:
         yield held.getsockname()[1]
 
 

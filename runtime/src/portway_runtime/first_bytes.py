@@ -178,11 +178,8 @@ class _Connection(Generic[T]):
         """Not in each turn of the loop, for all of which the socket is readable."""
         assert self._loop is not None, "more bytes are needed only after a first look"
         self._loop.remove_reader(self._sock)
-        self._paused = self._loop.call_later(self._pause, self._look_again, self._loop)
+        self._paused = self._loop.call_later(self._pause, self._loop.add_reader, self._sock, self.look)
         self._pause *= 2
-
-    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.add_reader(self._sock, self.look)
 
     def _need(self, size: int) -> bool:
         """Sleep until `size` bytes are there, however slowly they arrive. True when the connection was closed."""

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from portway_carrier.values import Limits, Outcome, PoolLimits, ServerTls, SpareSizes
@@ -23,10 +23,9 @@ from portway_testkit.links.carrier_link import (
     stream_of,
     transport_of,
     until,
+    until_still,
 )
 
-# Turns of the loop, of a millisecond and more: during a pause of the machine nothing is taken either.
-FULL_AFTER = 300
 ONE_LANE = {"sizes": SpareSizes(quiet=1, busy=1, lanes=1), "pool_limits": PoolLimits(lanes=1)}
 
 
@@ -70,15 +69,16 @@ async def send(sock: socket.socket, data: bytes) -> None:
 
 
 async def fill(sock: socket.socket) -> int:
-    """Send until nothing has been taken in FULL_AFTER turns: every buffer on the way is full."""
-    sent = refused = 0
-    while refused < FULL_AFTER:
-        try:
+    """Send until nothing more is taken: every buffer on the way is full."""
+    sent = 0
+
+    def send_more() -> int:
+        nonlocal sent
+        with suppress(BlockingIOError):
             sent += sock.send(b"f" * 65536)
-            refused = 0
-        except BlockingIOError:
-            refused += 1
-        await asyncio.sleep(0.001 if refused else 0)
+        return sent
+
+    await until_still(send_more)
     return sent
 
 
@@ -186,15 +186,16 @@ async def test_a_tls_visitor_that_leaves_while_paused_is_delivered_whole(
         writer.write(b"?")
         server = await accepted()
         assert await receive(server, 1) == b"?"
-        sent = refused = 0
-        while refused < FULL_AFTER:
+        sent = 0
+
+        def send_more() -> int:
+            nonlocal sent
             if writer.transport.get_write_buffer_size() == 0:
                 writer.write(b"u" * 65536)
                 sent += 65536
-                refused = 0
-            else:
-                refused += 1
-            await asyncio.sleep(0.001 if refused else 0)
+            return sent
+
+        await until_still(send_more)
         writer.close()
         assert len(await receive(server)) == sent
         server.close()

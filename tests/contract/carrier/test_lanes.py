@@ -26,6 +26,7 @@ from portway_testkit.links.carrier_link import (
     stream_of,
     until,
 )
+from portway_testkit.processes.ports import held_port
 
 
 async def test_control_frames_arrive_whole_and_in_order(link: CarrierLink) -> None:
@@ -139,8 +140,7 @@ async def test_without_a_control_lane_nobody_waits(link: CarrierLink) -> None:
 async def test_dialling_nobody_fails_with_the_address(make_carrier: CarrierMaker) -> None:
     """ConnectFailed names the address."""
     carrier = make_carrier()
-    with socket.socket() as held:  # which does not listen
-        held.bind(("127.0.0.1", 0))
+    with held_port() as held:
         address = Endpoint(*held.getsockname())
         with pytest.raises(ConnectFailed, match=str(address)):
             await carrier.connect(address, None).ready()

@@ -1,18 +1,17 @@
 """Visitors that a serving client does not connect: what the node gets back, and what the client is notified of."""
 
 import asyncio
-import socket
 
 from portway_carrier.values import Outcome
 from portway_proto.wire.frames import RefusalReason
 from portway_testkit.links.carrier_link import OPENING, CarrierLink, closed, echo, local_server, stream_of, until, visit
 from portway_testkit.processes.descriptors import no_more_descriptors
+from portway_testkit.processes.ports import held_port
 
 
 async def test_nobody_listening_hands_the_visitor_back(link: CarrierLink) -> None:
     """REFUSED hands the visitor back with everything it sent, to be finished or joined elsewhere."""
-    with socket.socket() as held:  # which does not listen
-        held.bind(("127.0.0.1", 0))
+    with held_port() as held:
         port = held.getsockname()[1]
         link.serve_with(port)
         reader, writer = await visit(link.visitors())

@@ -13,6 +13,7 @@ from portway_runtime.backoff import Backoff
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.links.carrier_link import OPENING, Recorder, listener, until
 from portway_testkit.links.pool_visitors import Visitors
+from portway_testkit.processes.ports import held_port
 
 NEVER = 3600.0
 
@@ -20,10 +21,9 @@ NEVER = 3600.0
 @pytest.fixture
 def reserved() -> Iterator[socket.socket]:
     """Has an address that nobody else gets, and does not listen."""
-    with socket.socket() as sock:
-        sock.setblocking(False)
-        sock.bind(("127.0.0.1", 0))
-        yield sock
+    with held_port() as holder:
+        holder.setblocking(False)
+        yield holder
 
 
 async def test_nobody_waits_for_a_peer_that_refuses_to_be_dialled(

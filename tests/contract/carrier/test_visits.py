@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
 
 import pytest
 import trustme
@@ -18,7 +17,7 @@ from portway_testkit.links.carrier_link import (
     reset,
     stream_of,
     transport_of,
-    until,
+    until_still,
     visit,
 )
 
@@ -180,20 +179,6 @@ async def test_a_reset_travels(link: CarrierLink, who: str) -> None:
     assert link.pool.counts.idle >= 2
 
 
-def unchanged_for(turns: int, value: Callable[[], int]) -> Callable[[], bool]:
-    """Whether the value is above 0 and was the same so many times in a row. `until` asks once a millisecond, after a
-    turn of the loop: during a pause of the machine nothing changes either."""
-    last, same = 0, 0
-
-    def unchanged() -> bool:
-        nonlocal last, same
-        same = same + 1 if value() == last else 0
-        last = value()
-        return last > 0 and same >= turns
-
-    return unchanged
-
-
 async def test_one_slow_reader_does_not_slow_another(make_link: LinkMaker) -> None:
     """A visitor that stops reading pauses only its own visit, in bounded memory."""
     link = await make_link(Limits(high_water=64 * 1024))
@@ -216,7 +201,7 @@ async def test_one_slow_reader_does_not_slow_another(make_link: LinkMaker) -> No
         _, slow = await visit(address)
         slow.write(b"slow")
         transport_of(slow).pause_reading()
-        await until(unchanged_for(300, lambda: written))
+        await until_still(lambda: written)
         before = written
         reader, fast = await visit(address)
         fast.write(b"fast")

@@ -116,9 +116,8 @@ def test_a_lost_node_is_replaced_by_another(
 ) -> None:
     """With no registry to ask, the candidates and the grant that are known will do."""
     registry.nodes = [node, second_node]
-    second_node.refuse_hello = failure(lane_pb2.FAILURE_CODE_OVERLOADED)  # it may be connected first
+    second_node.after = node
     with portway.forward(echo.port) as tunnel:
-        second_node.refuse_hello = None
         registry.stop()
         node.stop()
         second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
@@ -131,9 +130,8 @@ def test_a_node_that_leaves_is_left_after_the_next_one_has_the_tunnels(
 ) -> None:
     """GOAWAY: bound elsewhere first, then the old node is told where the tunnels are, and that its session is over."""
     registry.nodes = [node, second_node]
-    second_node.refuse_hello = failure(lane_pb2.FAILURE_CODE_OVERLOADED)  # it may be connected first
+    second_node.after = node
     with portway.forward(echo.port) as tunnel:
-        second_node.refuse_hello = None
         node.goaway(failure(lane_pb2.FAILURE_CODE_SHUTDOWN, "it is upgraded"))
         second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)
         node.wait(lambda: ("goaway",) in node.events)

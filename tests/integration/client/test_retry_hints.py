@@ -36,9 +36,8 @@ def test_a_node_that_says_later_is_passed_over_for_another(
     """The hint is that node's alone: another candidate is taken at once, however long the first asks to be left
     alone."""
     registry.nodes = [node, second_node]
-    second_node.refuse_hello = failure(lane_pb2.FAILURE_CODE_OVERLOADED)  # it may be connected first
+    second_node.after = node
     with portway.forward(echo.port) as tunnel:
-        second_node.refuse_hello = None
         node.refuse_hello = failure(lane_pb2.FAILURE_CODE_OVERLOADED, retry_after_ms=3_600_000)
         node.drop_connections()
         second_node.wait(lambda: label_of(tunnel) in second_node.tunnels)

@@ -15,7 +15,6 @@ from portway.engine import dialling, returns
 from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
-from portway_testkit.fakes.node_answers import failure
 from portway_testkit.visitors.recovery import label_of
 from portway_testkit.waiting import eventually
 
@@ -79,9 +78,8 @@ def test_at_the_nearest_node_nobody_is_dialled(
     """Looks are calls to a registry, which also bring the grant: nothing is renewed besides."""
     distances["two"] = 75.0
     registry.nodes = [node, second_node]
-    second_node.refuse_hello = failure(lane_pb2.FAILURE_CODE_OVERLOADED)  # it may be connected first
+    second_node.after = node
     with portway.forward(8000):
-        second_node.refuse_hello = None
         eventually(lambda: registry.locates >= 5)
         assert second_node.events.count(("hello", False)) == 0
         assert len(node.tunnels) == 1
@@ -153,9 +151,8 @@ def test_a_raw_port_that_the_flight_has_cost_comes_back(
 ) -> None:
     """It is one of the region that was fled from, and the ticket for it is kept."""
     registry.nodes = [node, second_node]
-    second_node.refuse_hello = failure(lane_pb2.FAILURE_CODE_OVERLOADED)  # it may be connected first
+    second_node.after = node
     with portway.forward(8000, unencrypted=True) as tunnel:
-        second_node.refuse_hello = None
         node.stop()
         log.wait(logging.ERROR, "could not keep its TCP port 20001")
         node.__enter__()

@@ -10,10 +10,8 @@ from portway_carrier import select
 from portway_carrier.contract import Carrier
 from portway_carrier.python import PythonCarrier
 from portway_carrier.values import Limits
-from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
-from portway_testkit.fakes.node_answers import failure
 from portway_testkit.links.link import Link
 from portway_testkit.visitors.recovery import label_of
 
@@ -38,9 +36,8 @@ async def test_a_black_hole_is_noticed_and_left(
     async with Link(node.port) as link:
         node.via = link.port
         registry.nodes = [node, second_node]
-        second_node.refuse_hello = failure(lane_pb2.FAILURE_CODE_OVERLOADED)  # it may be connected first
+        second_node.after = node
         async with portway.forward(echo.port) as tunnel:
-            second_node.refuse_hello = None
             link.swallow_answers()
             await asyncio.to_thread(log.wait, logging.WARNING, "node one is lost")
             await asyncio.to_thread(second_node.wait, lambda: label_of(tunnel) in second_node.tunnels)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,16 +17,9 @@ from portway_testkit.clusters.joining import Joiner
 from portway_testkit.clusters.registry import SESSION_KEY
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.link import Link
+from portway_testkit.processes.ports import held_port
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
-
-
-@contextmanager
-def free_port() -> Iterator[int]:
-    """A port that nobody listens on, until the block ends."""
-    with socket.socket() as held:
-        held.bind((LOOPBACK, 0))
-        yield held.getsockname()[1]
 
 
 @contextmanager
@@ -124,8 +116,8 @@ def test_an_address_is_looked_at_again_when_it_changes(joiner: Joiner) -> None:
     assert reach_of(cluster, "fra-1").reach == types_pb2.REACH_REACHED
     assert offered(cluster, token) == ["fra-1"]
     node.stop()
-    with free_port() as port:
-        moved = joiner.run(dataclasses.replace(node.config, advertise=Endpoint(LOOPBACK, port)))
+    with held_port() as held:
+        moved = joiner.run(dataclasses.replace(node.config, advertise=Endpoint(*held.getsockname())))
         moved.until_shown()
         assert offered(cluster, token) == []
         moved.stop()
@@ -145,8 +137,8 @@ def test_another_node_at_the_address_is_not_the_node(joiner: Joiner) -> None:
 def test_operators_may_do_without(start: Callable[..., Joiner]) -> None:
     """Where neither nodes nor registry get to what clients get to."""
     joiner = start(check_addresses="no")
-    with free_port() as port:
-        joiner.join("fra-1", advertise=Endpoint(LOOPBACK, port)).until_shown()
+    with held_port() as held:
+        joiner.join("fra-1", advertise=Endpoint(*held.getsockname())).until_shown()
         assert offered(joiner.cluster, joiner.cluster.token()) == ["fra-1"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.cluster import LOOPBACK, Cluster, NodePlan, RunningNode
 from portway_testkit.fixtures import AsClient
-from portway_testkit.processes.ports import raw_port_range
+from portway_testkit.processes.ports import free_port
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.recovery import serves
 from portway_testkit.visitors.visiting import visit
@@ -21,7 +21,7 @@ from portway_testkit.waiting import PATIENCE, eventually
 @pytest.fixture
 def cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
     """One node whose admin port is known before it has started."""
-    admin = Endpoint(LOOPBACK, raw_port_range(1)[0])
+    admin = Endpoint(LOOPBACK, free_port())
     return start_cluster(NodePlan("fra-1", "fra", settings={"admin_listen": admin}))
 
 
@@ -65,9 +65,7 @@ def test_a_node_that_stops_is_not_ready_and_healthy_to_its_end(
     start_cluster: Callable[..., Cluster], as_client: AsClient, origin: HttpOrigin
 ) -> None:
     """While the last visits finish nobody is sent to it; who comes all the same is served."""
-    cluster = start_cluster(
-        NodePlan("fra-1", "fra", settings={"admin_listen": Endpoint(LOOPBACK, raw_port_range(1)[0])})
-    )
+    cluster = start_cluster(NodePlan("fra-1", "fra", settings={"admin_listen": Endpoint(LOOPBACK, free_port())}))
     node = cluster.node
     node.config = dataclasses.replace(node.config, limits=dataclasses.replace(node.config.limits, stop_grace=PATIENCE))
     node.restart()

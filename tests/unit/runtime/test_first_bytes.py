@@ -76,35 +76,35 @@ class ShortOfMemory(socket.socket):
         return super().recv(*arguments)
 
 
-async def test_a_kernel_that_is_short_of_memory_ends_nobodys_waiting(pair: Pair) -> None:
+@pytest.fixture
+def hasty(pair: Pair) -> Iterator[ShortOfMemory]:
+    """Has received a part of a line."""
+    with ShortOfMemory(fileno=pair[0].detach()) as ours:
+        pair[1].send(b"hel")
+        yield ours
+
+
+async def test_a_kernel_that_is_short_of_memory_ends_nobodys_waiting(pair: Pair, hasty: ShortOfMemory) -> None:
     """It says too early that they are there. They are looked at again, seldom, until they suffice or the peer ends."""
-    ours = ShortOfMemory(fileno=pair[0].detach())
-    theirs = pair[1]
     waiting = Waiting()
-    theirs.send(b"hel")
-    with ours:
-        waiting.first_bytes.add(ours, PEER)
-        for _ in range(1000):  # it is readable in each of these turns
-            await asyncio.sleep(0)
-        assert ours.looks < 20
-        theirs.send(b"lo\n")
-        await waiting.first_bytes.over()
-        assert waiting.seen == [("hello\n", b"hello\n")]
+    waiting.first_bytes.add(hasty, PEER)
+    for _ in range(1000):  # it is readable in each of these turns
+        await asyncio.sleep(0)
+    assert hasty.looks < 20
+    pair[1].send(b"lo\n")
+    await waiting.first_bytes.over()
+    assert waiting.seen == [("hello\n", b"hello\n")]
 
 
-async def test_whoever_ends_is_waited_for_no_more(pair: Pair) -> None:
+async def test_whoever_ends_is_waited_for_no_more(pair: Pair, hasty: ShortOfMemory) -> None:
     """Though some bytes have come; also while its kernel is short of memory."""
-    ours = ShortOfMemory(fileno=pair[0].detach())
-    theirs = pair[1]
     waiting = Waiting()
-    theirs.send(b"hel")
-    with ours:
-        waiting.first_bytes.add(ours, PEER)
-        await until(lambda: ours.looks > 1)
-        theirs.shutdown(socket.SHUT_WR)
-        await waiting.first_bytes.over()
-        assert ours.fileno() == -1
-        assert waiting.seen == []
+    waiting.first_bytes.add(hasty, PEER)
+    await until(lambda: hasty.looks > 1)
+    pair[1].shutdown(socket.SHUT_WR)
+    await waiting.first_bytes.over()
+    assert hasty.fileno() == -1
+    assert waiting.seen == []
 
 
 async def test_whoever_is_too_slow_is_closed(pair: Pair) -> None:

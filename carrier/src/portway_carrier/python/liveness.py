@@ -43,15 +43,8 @@ class Liveness:
         now = core.loop.time()
         overdue = now - self._due
         self._schedule(now + self._period)
-        # This process must not take its own pauses for its peers' silence. After a long one (a closed lid, SIGSTOP) a
-        # silence begins anew; one of a busy machine does not count, or else a lane could end that was never pinged.
-        for lane in core.lanes:
-            if overdue > core.limits.ping_interval:
-                lane.silent_since, lane.unanswered_pings = now, 0
-            else:
-                lane.silent_since = min(lane.silent_since + overdue, now)
         for lane in list(core.lanes):
-            self._check_lane(lane, now)
+            self._check_lane(lane, now, overdue)
         longest_silence = core.limits.ping_interval * core.limits.silences
         soonest = min(
             (lane.silent_since + longest_silence for lane in core.lanes if lane.unanswered_pings), default=self._due
@@ -71,16 +64,19 @@ class Liveness:
         self._due = when
         self._timer = self._core.loop.call_at(when, self._sweep)
 
-    def _check_lane(self, lane: LiveLane, now: float) -> None:
+    def _check_lane(self, lane: LiveLane, now: float, overdue: float) -> None:
         limits = self._core.limits
         if lane.reset_sent_at is not None and now - lane.reset_sent_at > limits.reset_answer:
             lane.abort(ProtocolViolation("a RESET was not answered"))
             return
         if lane.open_sent_at is not None and now - lane.open_sent_at > limits.open_answer:
             lane.open_unanswered()
-        if not lane.state.idle:
+        # This process must not take its own pauses for its peers' silence. After a long one (a closed lid, SIGSTOP) a
+        # silence begins anew; one of a busy machine does not count, or else a lane could end that was never pinged.
+        if not lane.state.idle or overdue > limits.ping_interval:
             lane.silent_since, lane.unanswered_pings = now, 0
             return
+        lane.silent_since = min(lane.silent_since + overdue, now)
         silence = now - lane.silent_since
         if silence >= limits.ping_interval * limits.silences:
             lane.abort(PeerSilent(f"nothing was received for {silence:.0f} s"))

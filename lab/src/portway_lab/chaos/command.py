@@ -209,13 +209,14 @@ def _lie(stage: Stage, say: _Log) -> list[str]:
     try:
         if not stage.hostile.wait_for(True, _TURNS_WITHIN, stage.supervise):
             return [f"{HOSTILE} did not begin to lie"]
-        until, over = say.seconds() + _LIES_ALONE, False
-        while not over:
+        until = say.seconds() + _LIES_ALONE
+        while True:
             stage.supervise()
             made, wrong = consistency.severed(stage)
             visits += made
             severed += wrong
-            over = say.seconds() >= until
+            if say.seconds() >= until:
+                break
     finally:
         stage.end(lies)
     if not stage.hostile.wait_for(False, _TURNS_WITHIN, stage.supervise):

@@ -43,6 +43,12 @@ class OwnTime:
     def __call__(self) -> float:
         return self._look()[0]
 
+    def of(self, act: Callable[[], object]) -> float:
+        """How long a call takes, in seconds."""
+        began = self()
+        act()
+        return self() - began
+
     def lost(self) -> float:
         """Seconds of all pauses so far, with one that is just over."""
         return self._look()[1]

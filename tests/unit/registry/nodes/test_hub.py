@@ -1,9 +1,7 @@
 """What one change means to every node's session of a replica, without any gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -11,9 +9,6 @@ from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_SUPERSEDED,
     DnsHeld,
     KeepAlive,
-    NodeMessage,
-    Peers,
-    Register,
     RegistryMessage,
 )
 from portway_proto.v1.types_pb2 import NODE_STATE_READY, NodeInfo
@@ -35,6 +30,7 @@ from portway_registry.state.store_reach import StoreReach
 from portway_registry.state.tunnel_limits import TunnelLimits
 from portway_registry.store.contract import LeaseId
 from portway_registry.tunnels.quota import Quota
+from portway_testkit.clusters.hub_node import HubNode, node
 from portway_testkit.clusters.registry import node_info, tunnel_info
 from portway_testkit.clusters.views import ViewedStore, shows
 from portway_testkit.signers import label_of
@@ -43,54 +39,6 @@ PATIENCE = 10.0
 HOUR = 3_600_000
 SIGNER = Signer.create()
 NOW = 1_800_000_000_000
-
-
-class Node:
-    """A stream's two ends: what the node says, and what it hears."""
-
-    def __init__(self, hub: Hub, name: str, certificate: bytes = b"", **info: Any) -> None:
-        self._hub = hub
-        self._requests: asyncio.Queue[NodeMessage] = asyncio.Queue()
-        self._changed = asyncio.Event()
-        self.heard: list[RegistryMessage] = []
-        register = Register(node=node_info(name, state=0, **info))
-        self.task = asyncio.ensure_future(hub.serve(register, self._say(), self._write, certificate=certificate))
-
-    async def until(self, kind: str, number: int = 1) -> RegistryMessage:
-        """The `number`-th message of a kind."""
-        async with asyncio.timeout(PATIENCE):
-            while len(found := [message for message in self.heard if message.HasField(kind)]) < number:  # type: ignore[arg-type]
-                self._changed.clear()
-                await self._changed.wait()
-        return found[number - 1]
-
-    async def last(self, kind: str, is_it: Callable[[RegistryMessage], object]) -> RegistryMessage:
-        """The last message of a kind, once it is the one. Lists come as often as something has changed: again just
-        after a registration, or once where two follow each other closely."""
-        async with asyncio.timeout(PATIENCE):
-            while not (found := [message for message in self.heard if message.HasField(kind)]) or not is_it(found[-1]):  # type: ignore[arg-type]
-                self._changed.clear()
-                await self._changed.wait()
-        return found[-1]
-
-    async def lists(self, *names: str) -> Peers:
-        """The last list of peers, once these are on it."""
-        return (await self.last("peers", lambda message: {one.name for one in message.peers.nodes} == {*names})).peers
-
-    def say(self, **message: Any) -> None:
-        self._requests.put_nowait(NodeMessage(**message))
-
-    async def stop(self) -> None:
-        self.task.cancel()
-        await asyncio.wait([self.task])
-
-    async def _say(self) -> AsyncIterator[NodeMessage]:
-        while True:
-            yield await self._requests.get()
-
-    async def _write(self, message: RegistryMessage) -> None:
-        self.heard.append(message)
-        self._changed.set()
 
 
 @pytest.fixture
@@ -119,16 +67,6 @@ async def hub(cluster: ViewedStore) -> AsyncIterator[Hub]:
     yield hub
     await hub.close()
     assert not failures
-
-
-@asynccontextmanager
-async def node(hub: Hub, name: str, **info: Any) -> AsyncIterator[Node]:
-    node = Node(hub, name, **info)
-    try:
-        await node.until("registered")
-        yield node
-    finally:
-        await node.stop()
 
 
 async def test_a_registered_node_is_told_the_rules(hub: Hub) -> None:
@@ -191,14 +129,14 @@ async def test_a_session_ends_with_the_trust_in_its_certificate(hub: Hub) -> Non
         signer.node(key_pair().public_key(), "fra-1", "fra").public_bytes(Encoding.PEM) for signer in (SIGNER, next_one)
     )
     hub._authority.replace(next_one.pem + SIGNER.pem, next_one)
-    thief, honest = Node(hub, "fra-1", old), Node(hub, "fra-2", new)
+    thief, honest = HubNode(hub, "fra-1", old), HubNode(hub, "fra-2", new)
     for one in (thief, honest):
         await one.until("registered")
     hub._authority.replace(next_one.pem, next_one)
     with pytest.raises(CertificateUntrusted, match="fra-1"):
         await asyncio.wait_for(thief.task, PATIENCE)
     with pytest.raises(CertificateUntrusted, match="fra-1"):
-        await Node(hub, "fra-1", old).task
+        await HubNode(hub, "fra-1", old).task
     settings = (await honest.until("settings", 2)).settings
     assert settings.cluster_ca == next_one.pem
     await honest.stop()

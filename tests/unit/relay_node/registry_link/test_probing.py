@@ -1,7 +1,6 @@
 """Another node's address, tried for a registry: on real sockets, with a client's eyes."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,6 +14,7 @@ from portway_relay.certificates import LoadedCertificates
 from portway_relay.registry_link.probing import AddressProber
 from portway_runtime.address_scopes import Scope
 from portway_testkit.links.carrier_link import listener, until
+from portway_testkit.processes.ports import held_port
 
 SUFFIX = ".node.portway.internal"
 
@@ -91,8 +91,7 @@ async def test_a_web_server_at_the_address_is_none(prober: Prober, authority: tr
 
 async def test_nobody_there_is_told_with_why(prober: Prober) -> None:
     """With the address that was dialled, for the registry's log."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
+    with held_port() as held:
         port = held.getsockname()[1]
         assert (await prober.probe(port)).startswith(f"unreachable: 127.0.0.1:{port}: ")
 

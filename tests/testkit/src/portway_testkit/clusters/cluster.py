@@ -308,15 +308,14 @@ class Cluster:
 
     def start_registry(self) -> None:
         given = self.registry_config
-        config = dataclasses.replace(given, listen=self.kept(given.listen), mesh_listen=self.kept(given.mesh_listen))
+        self.registry_config = dataclasses.replace(
+            given, listen=self.kept(given.listen), mesh_listen=self.kept(given.mesh_listen)
+        )
 
         async def start() -> None:
-            registry = Registry(config, on_failure=self.failed, publisher=self._publisher)
+            registry = Registry(self.registry_config, on_failure=self.failed, publisher=self._publisher)
             await registry.start()
             self._registry = registry
-            self.registry_config = dataclasses.replace(
-                config, listen=_address(registry.address), mesh_listen=_address(registry.mesh_address)
-            )
 
         self.run(start)
 
@@ -395,8 +394,3 @@ class Cluster:
         self._stop = asyncio.Event()
         self._started.set_result(None)
         await self._stop.wait()
-
-
-def _address(text: str) -> Endpoint:
-    host, _, port = text.rpartition(":")
-    return Endpoint(host.strip("[]"), int(port))

@@ -37,7 +37,6 @@ from portway_testkit.waiting import PATIENCE, eventually
 _START_SECONDS = 20.0  # on a busy machine; an idle one needs 0.2
 _STOP_SECONDS = 5.0
 _ALIVE_SECONDS = 5.0  # for what is asked again: whether it serves, whether it leads
-_FULL_SECONDS = 20.0
 # Milliseconds between heartbeats, and without one until an election. A single member elects itself in 0.1 s with these;
 # three members on a busy machine would hold elections without end.
 _ALONE = (10, 100)
@@ -336,9 +335,9 @@ async def fill_up(store: EtcdStore) -> None:
     """Write below /full/ until etcd refuses for want of room.
 
     It learns its size when it commits, every 100 ms (`--backend-batch-interval`): until then it takes more than its
-    quota. Raises TimeoutError when it has refused nothing after 20 s.
+    quota. Raises TimeoutError when it has refused nothing after 30 s.
     """
-    async with asyncio.timeout(_FULL_SECONDS):
+    async with asyncio.timeout(PATIENCE):
         with contextlib.suppress(StoreFull):
             for number in itertools.count():
                 await store.put(f"/full/{number}", bytes(100_000))

@@ -71,6 +71,7 @@ class NodeAnswers:
         self.sessions: dict[bytes, FakeSession] = {}
         self.tunnels: dict[str, FakeTunnel] = {}
         self.refuse_hello: lane_pb2.Failure | None = None
+        self.after: NodeAnswers | None = None  # full until this one has bound a tunnel: whoever is connected first
         self.refuse_bind: lane_pb2.Failure | None = None
         self.accepted_binds = 0  # tunnels that it binds nevertheless
         self.refuse_park: lane_pb2.Failure | None = None
@@ -130,9 +131,12 @@ class NodeAnswers:
         return self._hello(lane, lane_pb2.Hello.FromString(payload))
 
     def _hello(self, lane: Lane, hello: lane_pb2.Hello) -> FakeSession | None:
-        if self.refuse_hello is not None:
+        refusal = self.refuse_hello
+        if self.after is not None and not self.after.count("bind"):
+            refusal = failure(lane_pb2.FAILURE_CODE_OVERLOADED)
+        if refusal is not None:
             self.happened("hello refused")
-            lane.fail(self.refuse_hello.SerializeToString())
+            lane.fail(refusal.SerializeToString())
             return None
         key = session_key_of(hello.grant)
         leaf, end, _ = self._certificate.decode().partition(ssl.PEM_FOOTER)

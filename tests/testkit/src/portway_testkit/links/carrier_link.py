@@ -19,6 +19,7 @@ from portway_runtime.endpoints import Endpoint
 
 LABEL = "abcdefghijklmnop"
 OPENING = Opening(LABEL, "192.0.2.7", 4711)
+_STILL_AFTER = 300
 
 
 @dataclass
@@ -94,6 +95,20 @@ async def until(condition: Callable[[], bool]) -> None:
     """Run the loop until the condition is true, within the test's own time limit."""
     while not condition():  # noqa: ASYNC110 - nobody announces it
         await asyncio.sleep(0.001)
+
+
+async def until_still(value: Callable[[], int]) -> None:
+    """Run the loop until the value is above 0 and was the same in _STILL_AFTER looks, one in each millisecond: what was
+    moved is in buffers that are full. It is looks that are counted, since nothing moves in a pause of the machine."""
+    last = same = 0
+
+    def is_still() -> bool:
+        nonlocal last, same
+        now = value()
+        last, same = now, same + 1 if now == last else 0
+        return now > 0 and same >= _STILL_AFTER
+
+    await until(is_still)
 
 
 def reset(end: socket.socket | asyncio.StreamWriter) -> None:

@@ -20,7 +20,7 @@ _given: set[int] = set()  # by free_port, in this process
 
 def raw_port_range(size: int = _RAW_BLOCK) -> tuple[int, int]:
     """First and last port of a random block of this worker's: a node skips ports that are taken."""
-    share = share_of(_RAW_PORTS)
+    share = _share_of(_RAW_PORTS)
     if len(share) <= size:  # of very many workers
         share = _RAW_PORTS
     first = random.randrange(share.start, share.stop - size)
@@ -30,7 +30,7 @@ def raw_port_range(size: int = _RAW_BLOCK) -> tuple[int, int]:
 def free_port() -> int:
     """A port that is free now, outside the range of outgoing connections, and given to nobody else: neither by another
     call nor by another worker of this run."""
-    share = share_of(_FREE_PORTS)
+    share = _share_of(_FREE_PORTS)
     if len(_given) > len(share) // 2:
         _given.clear()  # the first ones are of tests that have ended
     while True:
@@ -62,13 +62,6 @@ def held_port(host: str = LOOPBACK, port: int = 0) -> socket.socket:
     return holder
 
 
-def share_of(ports: range) -> range:
-    """Those of this worker of pytest-xdist; all where there is one worker."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    share = len(ports) // max(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), worker + 1)
-    return ports[worker * share : (worker + 1) * share]
-
-
 def wait_listening(port: int, check_alive: Callable[[], None]) -> None:
     """Return once a program listens on the port; `check_alive` raises when it has ended."""
     deadline = time.monotonic() + _LISTENING_WITHIN
@@ -81,3 +74,10 @@ def wait_listening(port: int, check_alive: Callable[[], None]) -> None:
             time.sleep(_POLL)
         else:
             return
+
+
+def _share_of(ports: range) -> range:
+    """Those of this worker of pytest-xdist; all where there is one worker."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = len(ports) // max(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), worker + 1)
+    return ports[worker * share : (worker + 1) * share]
