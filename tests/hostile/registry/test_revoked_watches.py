@@ -65,7 +65,7 @@ async def test_a_watch_that_is_not_read_ends_too(
     """Its messages fill the connection, so the registry waits to write; nothing more comes after the revocation."""
     token = await admin.new_token(role=admin_pb2.ROLE_ADMIN)
     async with (
-        channel(registry.address, pki.ca) as alone,
+        channel(registry.address, pki.ca, window_grows=False) as alone,
         NodeStream(registry.mesh_address, pki, node_info("fra-1")) as node,
     ):
         watch = alone.unary_stream(
@@ -74,7 +74,7 @@ async def test_a_watch_that_is_not_read_ends_too(
             response_deserializer=admin_pb2.WatchTunnelsResponse.FromString,
         )(admin_pb2.WatchTunnelsRequest(), metadata=bearer(token.token))
         await synced(watch)
-        # Changes of some 450 bytes, of which a stream's window holds 64 KiB at first.
+        # Changes of some 450 bytes, of which the stream's window of 64 KiB and what the two sides hold take up a part.
         client, keys = await admin.client(), [SigningKey() for _ in range(40)]
         for epoch in range(1, EPOCHS + 1):
             client.signer.held.clear()

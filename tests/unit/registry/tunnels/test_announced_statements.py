@@ -1,5 +1,7 @@
 """Which claims, presences and grants of a batch count."""
 
+import asyncio
+
 import pytest
 from portway_proto.v1.mesh_pb2 import (
     EVICTION_REASON_INVALID,
@@ -13,6 +15,7 @@ from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
 from portway_registry.tunnels.announcements import checked
 from portway_testkit.clusters.announcing import Announcing, AnnouncingNode
+from portway_testkit.clusters.registry import tunnel_info
 from portway_testkit.clusters.replicas import LateStore
 from portway_testkit.clusters.views import ViewedStore, settle
 from portway_testkit.signers import AnnouncedClient
@@ -40,6 +43,18 @@ async def test_a_claim_that_cannot_be_read_is_refused(
     good, bad = client.tunnel("fra-1"), client.tunnel("fra-1")
     bad.claim = b"no claim"
     assert await node.announce(bad, good, of=client) == [(bad.label, 1, EVICTION_REASON_INVALID)]
+
+
+async def test_others_get_their_turn_while_a_batch_is_refused(announcing: Announcing, node: AnnouncingNode) -> None:
+    """After every 64 of 1,000 tunnels, when they are copied and when they are judged."""
+    tunnels = [tunnel_info() for _ in range(1_000)]
+    refused = asyncio.ensure_future(node.announce(*tunnels))
+    turns = 0
+    while not refused.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len(await refused) == 1_000
+    assert turns > 30
 
 
 async def test_claims_of_other_nodes_are_refused(

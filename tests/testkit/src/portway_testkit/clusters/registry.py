@@ -97,16 +97,24 @@ async def running(config: Config, publisher: Publisher | None = None) -> AsyncIt
 
 
 def channel(
-    address: str, ca: Path | bytes, certificate: tuple[bytes, bytes] | None = None, *, mesh: bool = False
+    address: str,
+    ca: Path | bytes,
+    certificate: tuple[bytes, bytes] | None = None,
+    *,
+    mesh: bool = False,
+    window_grows: bool = True,
 ) -> grpc.aio.Channel:
     """A channel with a connection of its own. `certificate` is a certificate and key for the mesh port, whose own
-    certificate is then verified as nodes do."""
+    certificate is then verified as nodes do. window_grows: a server may send more than 64 KiB that are not read, up to
+    some MB, on a connection that has been seen to be fast."""
     roots = ca if isinstance(ca, bytes) else ca.read_bytes()
     chain, key = certificate or (None, None)
     credentials = grpc.ssl_channel_credentials(roots, key, chain)
     options: list[tuple[str, Any]] = [*OWN_CONNECTIONS, *NO_PROXY_OF_ITS_OWN]
     if mesh:
         options.append(("grpc.ssl_target_name_override", REGISTRY_NAME))
+    if not window_grows:
+        options.append(("grpc.http2.bdp_probe", 0))
     return grpc.aio.secure_channel(address, credentials, options=options)
 
 
