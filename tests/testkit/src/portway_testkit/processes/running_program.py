@@ -50,7 +50,7 @@ class RunningProgram:
         self._command = command
         self._environment = environment
         self._log = log
-        self._watched: list[int] = []
+        self._watched: dict[int, int] = {}  # pidfds, by process
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
@@ -69,7 +69,7 @@ class RunningProgram:
         with self._held:
             if self._process.poll() is None:
                 self._watch()
-            for descriptor in self._watched:
+            for descriptor in self._watched.values():
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             self._process.wait(PATIENCE)
@@ -103,9 +103,9 @@ class RunningProgram:
         self._process.send_signal(number)
         deadline = time.monotonic() + PATIENCE
         code = self._process.wait(PATIENCE)
-        for descriptor in self._watched:
+        for pid, descriptor in self._watched.items():
             gone, _, _ = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))
-            assert gone, f"a process that it started still runs; on standard error:\n{self.errors()[-3000:]}"
+            assert gone, f"{_described(pid)} still runs; on standard error:\n{self.errors()[-3000:]}"
         return code
 
     def ended(self) -> int:
@@ -118,7 +118,19 @@ class RunningProgram:
             with suppress(ProcessLookupError):
                 descriptor = os.pidfd_open(pid)
                 self._held.callback(os.close, descriptor)
-                self._watched.append(descriptor)
+                self._watched[pid] = descriptor
+
+
+def _described(pid: int) -> str:
+    """Its command, its parent and what it does with signals, for a test that fails."""
+    process = Path("/proc") / str(pid)
+    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    told = [
+        line
+        for line in (process / "status").read_text().splitlines()
+        if line.startswith(("State", "PPid", "Sig", "Shd"))
+    ]
+    return f"{command!r} ({', '.join(' '.join(line.split()) for line in told)})"
 
 
 def _started_by(ancestor: int) -> Iterator[int]:
