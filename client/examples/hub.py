@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 _NOTEBOOK = [sys.executable, str(Path(__file__).with_name("jupyter.py")), "--port", "0"]
-_END_TIMEOUT = 15.0  # seconds; a notebook ends its kernels first
+_END_TIMEOUT = 20.0  # seconds; a notebook has up to 12 for JupyterLab and its kernels
 _LARGEST_BODY = 65_536  # bytes
 
 

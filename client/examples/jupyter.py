@@ -21,6 +21,8 @@ import portway
 _LAB = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
 # Requests have the tunnel's host name. If the port is taken, JupyterLab must not use another, which is not forwarded.
 _BEHIND_A_TUNNEL = ["--ServerApp.allow_remote_access=True", "--ServerApp.port_retries=0"]
+_LOOK_EVERY = 0.5  # seconds
+_END_TIMEOUT = 6.0  # seconds; JupyterLab ends its kernels first, which have five
 
 
 def main() -> None:
@@ -42,10 +44,11 @@ def main() -> None:
         try:
             wait_until_it_listens(port, jupyter)
             print(f"{tunnel.url}/lab?token={token}", flush=True)
-            sys.exit(jupyter.wait())
+            while jupyter.poll() is None:
+                time.sleep(_LOOK_EVERY)  # a signal that the system gives to another thread is seen after it
+            sys.exit(jupyter.returncode)
         finally:
-            jupyter.terminate()
-            jupyter.wait()
+            end(jupyter)
 
 
 def free_port(port: int) -> int:
@@ -68,6 +71,17 @@ def wait_until_it_listens(port: int, server: "subprocess.Popen[bytes]") -> None:
         else:
             return
     sys.exit(f"JupyterLab ended with code {server.returncode}: is it installed?")
+
+
+def end(server: "subprocess.Popen[bytes]") -> None:
+    """Told twice: a signal that comes just before JupyterLab goes to sleep is seen with the next one."""
+    for tell in (server.terminate, server.terminate, server.kill):
+        tell()
+        try:
+            server.wait(_END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            continue
+        return
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.processes.children import children_of
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(180)]
 
@@ -122,6 +123,34 @@ def test_jupyter(start: Start, node: FakeNode) -> None:
     assert status.startswith(b"HTTP/1.1 403 ")
     program.terminate()
     assert program.wait(30) == 0
+    node.wait(lambda: not node.tunnels)
+
+
+STUBBORN = """
+import os, signal, socket, sys
+port = next(int(one.partition("=")[2]) for one in sys.argv if one.startswith("--ServerApp.port="))
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1) if len(told) < int(os.environ["UNSEEN"]) else sys.exit())
+with socket.create_server(("127.0.0.1", port)):
+    while True:
+        signal.pause()
+"""
+
+
+@pytest.mark.parametrize("unseen", [1, 2])
+def test_a_server_that_does_not_see_its_signal_ends_too(
+    start: Start, node: FakeNode, tmp_path: Path, unseen: int
+) -> None:
+    """It is told again, and killed if that has no effect either."""
+    (tmp_path / "jupyterlab").mkdir()
+    (tmp_path / "jupyterlab/__init__.py").touch()
+    (tmp_path / "jupyterlab/__main__.py").write_text(STUBBORN)
+    program = start("jupyter.py", "--port", "0", PYTHONPATH=str(tmp_path), UNSEEN=str(unseen))
+    assert "/lab?token=" in line(program)
+    [server] = children_of(program.pid)
+    program.terminate()
+    assert program.wait(40) == 0
+    assert not Path(f"/proc/{server}").exists()
     node.wait(lambda: not node.tunnels)
 
 
