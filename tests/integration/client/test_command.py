@@ -18,6 +18,7 @@ from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.processes.children import children_of
+from portway_testkit.processes.threads import signal_another_thread
 from portway_testkit.waiting import PATIENCE
 
 pytestmark = pytest.mark.shares_sockets
@@ -55,6 +56,15 @@ def test_it_forwards_until_it_is_told_to_end(
     process.send_signal(number)
     assert process.stdout is not None
     assert process.stdout.read() == ""
+    assert ended(process, 0) == ""
+    node.wait(lambda: not node.tunnels and node.count("goaway") == 1)
+
+
+def test_it_sees_a_signal_that_another_thread_gets(command: Command, node: FakeNode) -> None:
+    """Its main thread is not woken by it."""
+    process = command("forward", "8000")
+    assert line(process).startswith("https://")
+    signal_another_thread(process.pid, signal.SIGTERM)
     assert ended(process, 0) == ""
     node.wait(lambda: not node.tunnels and node.count("goaway") == 1)
 
