@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -63,6 +64,38 @@ def test_a_mark_is_the_last_until_something_behind_it_is_acknowledged(
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(asyncio.wait_for(send(), 10))
+
+
+def test_what_is_acknowledged_while_a_mark_is_made_is_not_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An acknowledgement that comes between two questions to the kernel counts once."""
+
+    async def send() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname()[:2])
+            peer, _ = listener.accept()
+            with peer:
+                silence(peer)
+                transport.write(b"before")
+                await until(lambda: kernel.undelivered(transport) == 6)
+                undelivered = kernel.undelivered
+
+                def after_the_acknowledgement(of: asyncio.BaseTransport) -> int:
+                    if undelivered(of):
+                        hear_again(peer)
+                    while undelivered(of):
+                        time.sleep(0.001)
+                    return undelivered(of)
+
+                with monkeypatch.context() as patched:
+                    patched.setattr(kernel, "undelivered", after_the_acknowledgement)
+                    mark = kernel.Mark(transport)
+                assert mark.is_last
+                transport.write(b"behind")
+                await until(lambda: not mark.is_last)
+            transport.abort()
+
+    asyncio.run(asyncio.wait_for(send(), 10))
 
 
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])

@@ -91,9 +91,12 @@ class Mark:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        # In this order: an acknowledgement that comes in between makes the place too early, never too late.
-        acknowledged = bytes_acknowledged(transport)
-        given = undelivered(transport) + transport.get_write_buffer_size()
+        # In this order: an acknowledgement that comes in between makes the place too early, never too late. It is seen
+        # behind it, and the place is determined again.
+        before, acknowledged, given = None, bytes_acknowledged(transport), 0
+        while acknowledged != before:
+            given = undelivered(transport) + transport.get_write_buffer_size()
+            before, acknowledged = acknowledged, bytes_acknowledged(transport)
         self._place = None if acknowledged is None else acknowledged + given
 
     @property
