@@ -145,17 +145,18 @@ async def test_a_visitor_that_ends_its_side_gets_what_is_still_coming(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as something comes; the far end's silence was none when the visitor ended."""
-    monkeypatch.setattr("portway_carrier.python.visits.passed_on._LEFT", 1.0)
+    patience = 2.0
+    monkeypatch.setattr("portway_carrier.python.visits.passed_on._LEFT", patience)
     loop = asyncio.get_running_loop()
     began = loop.time()
     near, far, passage = await stage.passed()
     near.writer.write_eof()
     assert await far.reader.read() == b""
     ended = loop.time()
-    for _ in range(10):  # for longer than that together
+    while loop.time() < ended + 1.25 * patience:
         far.writer.write(b"more")
         assert await near.reader.readexactly(4) == b"more"
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.02)
     far.writer.close()
     assert await near.reader.read() == b""
     await stage.end()

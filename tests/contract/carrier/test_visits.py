@@ -210,7 +210,8 @@ async def test_one_slow_reader_does_not_slow_another(make_link: LinkMaker) -> No
             total += len(data)
         assert total == 256 * 65536
         assert written == before
-        assert 64 * 1024 < link.joined[0].buffered < 1024 * 1024
+        # It is read again from a quarter of the high-water mark on; the kernel may have taken some since it was full.
+        assert 16 * 1024 < link.joined[0].buffered < 1024 * 1024
         assert link.joined[1].buffered == 0
         slow.transport.abort()
         await closed(fast)

@@ -158,13 +158,15 @@ def listener() -> socket.socket:
 class CarrierLink:
     """A node's end and a client's end: `node` accepts lanes and parks them, `client` dials and serves them.
 
-    It is the ServeEvents of the client: `refused` has the reason and the message of each.
+    It is the ServeEvents of the client: `refused` has the reason and the message of each. `accepted` are the sockets of
+    visitors, which have no descriptor once the node has closed them.
     """
 
     def __init__(self, node: Carrier, client: Carrier, server_tls: ServerTls, client_tls: ClientTls) -> None:
         self.node = node
         self.client = client
         self.table: dict[str, LocalService] = {}
+        self.accepted: list[socket.socket] = []
         self.joined: list[Visit] = []
         self.ends: list[tuple[Visit, VisitEnd]] = []
         self.refused: list[tuple[RefusalReason, str]] = []
@@ -200,6 +202,7 @@ class CarrierLink:
         """Open a public address: each connection is joined to the pool."""
 
         async def join(sock: socket.socket) -> None:
+            self.accepted.append(sock)
             self.joined.append(self.node.join(self.node.accept(sock, tls), self.pool, opening, self.ended))
 
         return self._listen(join)
