@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _FRANKFURT: Final = NodePlan("fra-1", "fra", 50.1, 8.7)
 # Not localhost, whose http:// a browser trusts as if it were https.
 _DOMAIN: Final = "tunnels.test"
+_LISTENS_WITHIN: Final = 90.0  # seconds: a JupyterLab on a busy machine
 _SHOWN_WITHIN: Final = 45_000.0  # milliseconds: a kernel that starts on two cores
 _MISSING_WITHIN: Final = 12_000.0  # without a setting: what then is not there does not come later
 _CANNOT_RUN: Final = 2
@@ -123,11 +124,11 @@ def _outcome(
     variables = {**os.environ, **own, "PWD": str(home)}
     served: list[str | Path] = ["env", f"--chdir={home}", str(runner), str(program), str(port)]
     with (
-        RunningProgram(served, variables, log),
+        RunningProgram(served, variables, log) as server,
         RunningProgram(portway, {**os.environ, **cluster.exports}, log) as tunnel,
     ):
         url = tunnel.line()
-        wait_listening(port, processes.check_alive)
+        wait_listening(port, server.check_alive, _LISTENS_WITHIN)
         context = browser.new_context()
         page = context.new_page()
         page.set_default_timeout(within)

@@ -62,9 +62,9 @@ def held_port(host: str = LOOPBACK, port: int = 0) -> socket.socket:
     return holder
 
 
-def wait_listening(port: int, check_alive: Callable[[], None]) -> None:
-    """Return once a program listens on the port; `check_alive` raises when it has ended."""
-    deadline = time.monotonic() + _LISTENING_WITHIN
+def wait_listening(port: int, check_alive: Callable[[], None], within: float = _LISTENING_WITHIN) -> None:
+    """Return once a program listens on the port; `check_alive` raises when it has ended. `within`: seconds."""
+    deadline = time.monotonic() + within
     while True:
         check_alive()
         try:

@@ -108,6 +108,11 @@ class RunningProgram:
             assert gone, f"{_described(pid)} still runs; on standard error:\n{self.errors()[-3000:]}"
         return code
 
+    def check_alive(self) -> None:
+        """Fail the test, with the end of its standard error, when it has ended."""
+        code = self._process.poll()
+        assert code is None, f"it has ended with {code}; on standard error:\n{self.errors()[-3000:]}"
+
     def ended(self) -> int:
         """Wait until it has ended by itself. Returns its exit code."""
         return self._process.wait(PATIENCE)
