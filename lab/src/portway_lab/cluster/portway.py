@@ -190,8 +190,8 @@ def _start_registry(
             *plan.prefix,
             *plan.program,
             "serve",
-            *("--listen", f"{plan.host}:{plan.port}"),
-            *("--mesh-listen", f"{plan.host}:0"),
+            *("--listen", _address(processes, plan, plan.port)),
+            *("--mesh-listen", _address(processes, plan)),
             *("--tls-cert", pki / "registry.crt", "--tls-key", pki / "registry.key"),
             *("--cluster-ca", pki / "ca.crt"),
             *("--store", store),
@@ -228,19 +228,27 @@ def _start_node(
             *plan.program,
             "serve",
             *("--name", plan.name, "--region", plan.region, "--domain", domain),
-            *("--listen", f"{plan.host}:{plan.port}"),
+            *("--listen", _address(processes, plan, plan.port)),
             *("--raw-listen", plan.host, "--raw-host", plan.host),
             *("--raw-ports", f"{raw_ports}-{raw_ports + _RAW_PORTS_PER_REGION - 1}"),
             *(word for address in mesh for word in ("--registry", address)),
             *identity,
             *names,
-            *("--admin-listen", f"{plan.host}:0"),
+            *("--admin-listen", _address(processes, plan)),
             # With "=": a negative number as a word of its own would be taken for a flag.
             *(f"--latitude={plan.latitude}", f"--longitude={plan.longitude}"),
             *plan.flags,
         ],
         ready_flag=True,
     )
+
+
+def _address(processes: Processes, plan: RegistryPlan | NodePlan, port: int = 0) -> str:
+    """Where a part listens, host:port. Port 0 is one that it finds free again when it is started again; in a network
+    namespace of its own the part chooses one."""
+    if not port and not plan.prefix:
+        port = processes.kept_port(plan.host)
+    return f"{plan.host}:{port}"
 
 
 def _given_identity(plan: NodePlan, pki: Path) -> tuple[str | Path, ...]:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from portway_testkit.processes.ports import held_port
 
 # Seconds. The first imports of a program take some on a slow disk; one that takes longer than this hangs.
 START_WITHIN = 60.0
@@ -56,6 +59,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._started: list[Process] = []
+        self._held: list[socket.socket] = []  # a port each
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +106,13 @@ class Processes:
         process.pid_file.write_text(f"{popen.pid}\n")
         return process
 
+    def kept_port(self, host: str) -> int:
+        """A free port of this machine's that is kept for a process until all are ended: it may come back to it after it
+        was killed. Nobody else is given it."""
+        self._held.append(held_port(host))
+        port: int = self._held[-1].getsockname()[1]
+        return port
+
     def wait_ready(self, process: Process, within: float = START_WITHIN) -> dict[str, Any]:
         """The content of its ready file, once it is there. Raises ProcessFailed when the process ends or takes too
         long."""
@@ -143,6 +154,8 @@ class Processes:
             process = self._started[-1]
             end_process(process.popen, process.name)
             self._started.pop()
+        while self._held:
+            self._held.pop().close()
 
 
 class Restartable:
