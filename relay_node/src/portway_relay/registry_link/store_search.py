@@ -50,9 +50,10 @@ class StoreSearch:
         await asyncio.sleep(random.uniform(0, _SPREAD))  # noqa: S311 - spreads load, guards nothing
         pauses = Backoff(*_PAUSES)
         while True:
-            # In any order: not all nodes to the same one. The current one, too, whose name may lead to several.
-            registries = self._registries.known
-            for registry in random.sample(registries, len(registries)):
+            # In any order: not all nodes to the same one. The current one, too, whose name may lead to several; it is
+            # last, as it waits for its store before it answers.
+            current, *others = self._registries.known
+            for registry in (*random.sample(others, len(others)), current):
                 channel = await self._ask(registry)
                 if channel is not None:
                     return Found(registry, channel)

@@ -47,6 +47,19 @@ async def test_it_goes_to_one_that_reaches_its_store(serve: Serve, node: MakeNod
     assert end.events.away == [False, True, False]
 
 
+async def test_its_own_is_asked_last(serve: Serve, node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which answers late, if at all: a lease may end meanwhile."""
+    monkeypatch.setattr("random.sample", lambda found, number: list(found))  # else the other one is first half the time
+    one, other = await serve(), await serve()
+    one.mesh.reaches_store = False
+    end = node(one, other)
+    await until(lambda: bool(one.mesh.keep_alives))
+    one.mesh.say(store_reach=AWAY)
+    await until(lambda: bool(other.mesh.keep_alives))
+    assert "store" not in one.mesh.asked
+    assert end.calls.connected
+
+
 async def test_without_another_one_it_stays(serve: Serve, node: MakeNode, caplog: pytest.LogCaptureFixture) -> None:
     """Where it is, with what it has; it looks no more once its own reaches the store again."""
     one, gone = await serve(), await serve()
