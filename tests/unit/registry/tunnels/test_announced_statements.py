@@ -1,6 +1,8 @@
 """Which claims, presences and grants of a batch count."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from portway_proto.v1.mesh_pb2 import (
@@ -13,6 +15,7 @@ from portway_registry.errors import InvalidRequest
 from portway_registry.state import keys
 from portway_registry.state.views import Views
 from portway_registry.store.embedded import EmbeddedStore
+from portway_registry.tunnels import announcements
 from portway_registry.tunnels.announcements import checked
 from portway_testkit.clusters.announcing import Announcing, AnnouncingNode
 from portway_testkit.clusters.registry import tunnel_info
@@ -45,16 +48,33 @@ async def test_a_claim_that_cannot_be_read_is_refused(
     assert await node.announce(bad, good, of=client) == [(bad.label, 1, EVICTION_REASON_INVALID)]
 
 
-async def test_others_get_their_turn_while_a_batch_is_refused(announcing: Announcing, node: AnnouncingNode) -> None:
+async def test_others_get_their_turn_while_a_batch_is_refused(
+    announcing: Announcing, node: AnnouncingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After every 64 of 1,000 tunnels, when they are copied and when they are judged."""
+    looked_at = {"tunnel_record": 0, "read_claim": 0}
+
+    def counted(name: str) -> Callable[[Any], Any]:
+        look = getattr(announcements, name)
+
+        def look_at(one: Any) -> Any:
+            looked_at[name] += 1
+            return look(one)
+
+        return look_at
+
+    for name in looked_at:
+        monkeypatch.setattr(announcements, name, counted(name))
     tunnels = [tunnel_info() for _ in range(1_000)]
     refused = asyncio.ensure_future(node.announce(*tunnels))
-    turns = 0
+    in_a_turn = []
     while not refused.done():
+        before = sum(looked_at.values())
         await asyncio.sleep(0)
-        turns += 1
+        in_a_turn.append(sum(looked_at.values()) - before)
     assert len(await refused) == 1_000
-    assert turns > 30
+    assert looked_at == {"tunnel_record": 1_000, "read_claim": 1_000}
+    assert max(in_a_turn) == 64
 
 
 async def test_claims_of_other_nodes_are_refused(
