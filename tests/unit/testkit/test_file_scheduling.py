@@ -1,10 +1,14 @@
 """A run of tests ends although one of them ends its worker."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+# Four to six processes of pytest.
+pytestmark = pytest.mark.timeout(180)
 
 _CONFTEST = """
 from portway_testkit.file_scheduling import FileScheduling
@@ -53,12 +57,14 @@ def test_one():
 
 def run_on_two_workers(folder: Path) -> str:
     """What pytest prints."""
+    plugins = ["-p", "no:cacheprovider", "-p", "xdist.plugin"]  # and no other that is installed here
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", folder],
+        [sys.executable, "-m", "pytest", "-q", *plugins, "-n", "2", "--dist", "loadfile", folder],
         cwd=folder,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
     )
     return done.stdout + done.stderr
