@@ -22,8 +22,8 @@ def test_a_node_that_says_when_is_not_asked_before(node: FakeNode, echo: Any) ->
     with portway.forward(echo.port) as tunnel:
         node.refuse_hello = failure(lane_pb2.FAILURE_CODE_OVERLOADED, retry_after_ms=800)
         node.drop_connections()
-        node.wait(lambda: node.count("hello refused") == 2)
-        first, second = node.times("hello refused")
+        node.wait(lambda: node.count("hello refused") >= 2)
+        first, second = node.times("hello refused")[:2]
         assert second - first >= 0.8
         node.refuse_hello = None
         node.wait(lambda: node.count("hello") == 2)
@@ -58,7 +58,7 @@ def test_a_new_tunnel_waits_for_its_turn(node: FakeNode, echo: Any, what: str) -
     accepting.start()
     with portway.forward(echo.port) as tunnel:
         assert label_of(tunnel) in node.tunnels
-        assert node.times(what)[0] - node.times(f"{what} refused")[0] >= 0.3
+        assert node.times(what)[0] - node.times(f"{what} refused")[0] >= 0.299  # uvloop's clock has whole milliseconds
     accepting.join()
 
 
@@ -142,8 +142,8 @@ def test_a_bind_that_is_refused_for_a_while_comes_no_earlier(node: FakeNode, ech
     with portway.forward(echo.port) as tunnel:
         node.refuse_bind = failure(lane_pb2.FAILURE_CODE_OVERLOADED, retry_after_ms=700)
         node.unbound(label_of(tunnel), failure(lane_pb2.FAILURE_CODE_OVERLOADED))
-        node.wait(lambda: node.count("bind refused") == 2)
-        first, second = node.times("bind refused")
-        assert second - first >= 0.7
+        node.wait(lambda: node.count("bind refused") >= 2)
+        first, second = node.times("bind refused")[:2]
+        assert second - first >= 0.699  # uvloop's clock has whole milliseconds
         node.refuse_bind = None
         node.wait(lambda: label_of(tunnel) in node.tunnels)
