@@ -20,6 +20,7 @@ from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.links.connect_proxy import HOSTS, NODE, REGISTRY, ConnectProxy
 from portway_testkit.processes.children import children_of
 from portway_testkit.processes.turns import PREAMBLE
+from portway_testkit.waiting import PATIENCE
 
 TOKEN = "pw_test_secret"
 
@@ -169,7 +170,7 @@ class Log(logging.Handler):
             return any(at == level and text in line for at, line in self.lines)
 
         with self._changed:
-            assert self._changed.wait_for(there, 15), f"never logged: {text!r}; logged: {self.lines}"
+            assert self._changed.wait_for(there, PATIENCE), f"never logged: {text!r}; logged: {self.lines}"
 
 
 @pytest.fixture
@@ -243,7 +244,7 @@ def exchange() -> Exchange:
             answer = b""
             while piece := visitor.recv(65536):
                 answer += piece
-        ended.result(15)
+        ended.result(PATIENCE)
         return answer
 
     return visit

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.processes.children import children_of, has_ended, only_child
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.shares_sockets
 
@@ -57,13 +57,13 @@ _WITHOUT_CHILDREN = f"import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IG
 def line(program: "subprocess.Popen[str]") -> str:
     assert program.stdout is not None
     text = program.stdout.readline().strip()
-    assert text, program.communicate(timeout=20)
+    assert text, program.communicate(timeout=PATIENCE)
     return text
 
 
 def ended(program: "subprocess.Popen[str]", code: int = 0) -> None:
     """It ends once it is told to, and prints nothing more."""
-    out, errors = program.communicate("\n", timeout=20)
+    out, errors = program.communicate("\n", timeout=PATIENCE)
     assert (program.returncode, out, errors) == (code, "", "")
 
 
@@ -91,7 +91,7 @@ def test_it_starts_however_the_program_was_started(
     program = start_program(_PROGRAM, str(echo.port), **WAYS[way])
     assert exchange(node, line(program), b"hello") == b"hello"
     child = only_child(program.pid)
-    out, errors = program.communicate("\n", timeout=20)
+    out, errors = program.communicate("\n", timeout=PATIENCE)
     assert (program.returncode, out) == (0, "")
     assert not errors or "PYTHONINSPECT" in WAYS[way], errors
     assert has_ended(child)
@@ -168,6 +168,6 @@ def test_a_program_that_lets_the_system_wait(start_program: Start, node: FakeNod
     os.kill(only_child(program.pid), signal.SIGKILL)
     node.wait(lambda: len(node.epochs(host.partition(".")[0])) == 2 and host.partition(".")[0] in node.tunnels)
     assert exchange(node, host, b"hello") == b"hello"
-    out, errors = program.communicate("\n", timeout=20)
+    out, errors = program.communicate("\n", timeout=PATIENCE)
     assert (program.returncode, out) == (0, "")
     assert errors == "Portway's process has ended: starting another one for 1 tunnels\n"

@@ -14,6 +14,7 @@ import pytest
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.processes.children import children_of
 from portway_testkit.processes.threads import signal_another_thread
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(180)]
 
@@ -69,7 +70,7 @@ def get(node: FakeNode, url: str, until: bytes | None = None) -> bytes:
             if not piece:
                 break
             answer += piece
-    ended.result(15)
+    ended.result(PATIENCE)
     return answer
 
 
@@ -90,7 +91,7 @@ def test_a_web_server(start: Start, node: FakeNode, name: str, expected: bytes, 
     program = start(name)
     assert expected in get(node, line(program), until=expected)
     program.send_signal(number)
-    assert program.wait(20) == 0
+    assert program.wait(PATIENCE) == 0
     node.wait(lambda: not node.tunnels)
 
 
@@ -104,10 +105,10 @@ def test_webhooks_arrive_at_a_url_that_stays(start: Start, node: FakeNode) -> No
         with visitor:
             visitor.sendall(b"POST /hook HTTP/1.1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
             assert visitor.recv(100).startswith(b"HTTP/1.0 204 ")
-        ended.result(15)
+        ended.result(PATIENCE)
         assert json.loads(line(program)) == {"path": "/hook", "body": "hello"}
         program.terminate()
-        assert program.wait(20) == 0
+        assert program.wait(PATIENCE) == 0
         node.wait(lambda: not node.tunnels)
         assert node.count("bind") == number + 1
     assert urls[0] == urls[1]

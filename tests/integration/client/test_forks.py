@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.processes.turns import ended, go_on, label_of, line
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("each_engine")]
 
@@ -103,7 +104,7 @@ def test_a_child_that_lives_on_holds_no_tunnel_of_its_parent(start: Start, node:
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     line(program)
-    assert program.wait(20) == -signal.SIGKILL
+    assert program.wait(PATIENCE) == -signal.SIGKILL
     node.wait(lambda: node.count("lost") == 1)
     go_on(program)
 

@@ -18,6 +18,7 @@ from portway.engine.key_file import KeyFile
 from portway_proto.wire.labels import label_of_key
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.visitors.recovery import label_of
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment", "each_engine")]
 
@@ -33,13 +34,13 @@ def program(start_python: Program) -> Program:
 def url(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     text = process.stdout.readline().strip()
-    assert text.startswith("https://"), process.communicate(timeout=20)
+    assert text.startswith("https://"), process.communicate(timeout=PATIENCE)
     return text
 
 
 def ended(process: "subprocess.Popen[str]", code: int) -> list[str]:
     """The lines of its standard error."""
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, errors
     return errors.splitlines()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = pytest.mark.shares_sockets
 
@@ -93,7 +94,7 @@ def ended(program: "subprocess.Popen[str]", tmp_path: Path) -> None:
     """It ends promptly, and in order."""
     (tmp_path / "done").touch()
     began = time.monotonic()
-    out, errors = program.communicate(timeout=20)
+    out, errors = program.communicate(timeout=PATIENCE)
     assert (program.returncode, out, errors) == (0, "", "")
     assert time.monotonic() - began < PROMPT
 

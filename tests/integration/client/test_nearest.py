@@ -13,6 +13,7 @@ from portway.engine import reporter as reporting
 from portway_proto.v1.discovery_pb2 import STRATEGY_GEOIP, STRATEGY_LATENCY
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 
@@ -96,7 +97,7 @@ def test_a_program_may_end_in_the_middle_of_a_report(
     program = start_python("-c", REPORTS_AND_ENDS)
     try:
         registry.wait(lambda: len(registry.reports) == 1)
-        _, errors = program.communicate("\n", timeout=10)
+        _, errors = program.communicate("\n", timeout=PATIENCE)
     finally:
         registry.answers_reports.set()
     assert (program.returncode, errors) == (0, "")

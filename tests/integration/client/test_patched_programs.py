@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.processes.ports import free_port
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("each_engine")]
 
@@ -112,7 +113,7 @@ def test_a_tunnel_works_as_any_other(node: FakeNode, start: Start, tmp_path: Pat
             assert asked(node, host, b"request", b"request") == [b"answer to request"] * 3
     (tmp_path / "done").touch()
     began = time.monotonic()
-    out, errors = program.communicate(timeout=20)
+    out, errors = program.communicate(timeout=PATIENCE)
     assert (program.returncode, out, errors) == (0, "", "")
     assert time.monotonic() - began < PROMPT
 

@@ -11,6 +11,7 @@ from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.processes.turns import ended, go_on, label_of, line
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("each_engine")]
 
@@ -77,7 +78,7 @@ def test_a_program_that_is_killed_leaves_a_lost_session(start: Start, node: Fake
     program = start("with portway.forward(8000) as tunnel:\n    tell(tunnel.url)\n    wait_to_be_told()\n")
     line(program)
     program.kill()
-    assert program.wait(20) == -signal.SIGKILL
+    assert program.wait(PATIENCE) == -signal.SIGKILL
     node.wait(lambda: node.count("lost") == 1)
 
 

@@ -18,7 +18,7 @@ from portway.engine.engine_thread import running_engine
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.links.connect_proxy import HOSTS, NODE, REGISTRY, ConnectProxy
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.shares_sockets
 
@@ -129,7 +129,7 @@ def test_both_loops_and_patched_programs(
     for _ in range(3):
         assert exchange(node, host, b"x" * 1_000_000) == b"x" * 1_000_000
     done.touch()
-    program.communicate(timeout=20)
+    program.communicate(timeout=PATIENCE)
     assert {asked.partition(":")[0] for asked in either_proxy.asked} == {REGISTRY, NODE}
     eventually(lambda: either_proxy.connections == 0)
 
@@ -152,7 +152,7 @@ def test_a_forked_child_has_tunnels_of_its_own_through_it(
     for host in hosts:
         assert exchange(node, host, b"x" * 100_000) == b"x" * 100_000
     done.touch()
-    assert program.communicate(timeout=20) == ("", "")
+    assert program.communicate(timeout=PATIENCE) == ("", "")
     eventually(lambda: either_proxy.connections == 0)
 
 

@@ -19,6 +19,7 @@ from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.fakes.node_answers import failure
 from portway_testkit.signers import SessionSigner
 from portway_testkit.visitors.recovery import label_of
+from portway_testkit.waiting import PATIENCE
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 
@@ -35,7 +36,7 @@ class Losses:
         self._told.set()
 
     def wait(self) -> portway.TunnelLostError:
-        assert self._told.wait(15)
+        assert self._told.wait(PATIENCE)
         return self.errors[0]
 
 
@@ -340,7 +341,7 @@ def test_a_node_that_forgot_the_session_alone_gets_a_new_hello(node: FakeNode, e
         visitor, ended = node.visit(label_of(tunnel))  # with the first one the client dials more lanes
         node.wait(lambda: node.count("park refused") >= 1)
         visitor.close()
-        ended.result(15)
+        ended.result(PATIENCE)
         node.wait(lambda: node.count("hello") >= 2)
         node.refuse_park = None
         node.wait(lambda: len(node.epochs(label_of(tunnel))) >= 2)

@@ -16,7 +16,7 @@ from portway_proto.v1 import lane_pb2
 from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.visitors.recovery import label_of
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.usefixtures("environment")]
 
@@ -61,7 +61,7 @@ def test_a_client_goes_to_a_nearer_node_and_loses_no_visit(
             assert visitor.recv(6) == b"and on"
             visitor.shutdown(socket.SHUT_WR)
             assert visitor.recv(1) == b""
-        ended.result(15)
+        ended.result(PATIENCE)
         moved = [event for event in second_node.events if event[0] in ("moved", "goaway")]
         assert {event[1] for event in moved[:2]} == {label_of(tunnel), label_of(other)}
         assert {event[2] for event in moved[:2]} == {"one"}
@@ -95,8 +95,8 @@ def test_a_node_that_refuses_is_not_asked_again_at_once(
     registry.nodes = [second_node]
     with portway.forward(8000):
         registry.nodes = [second_node, node]
-        node.wait(lambda: node.count("hello refused") == 3)
-        first, second, third = node.times("hello refused")
+        node.wait(lambda: node.count("hello refused") >= 3)
+        first, second, third = node.times("hello refused")[:3]
         assert second - first >= 0.6
         assert third - second >= 1.2
         assert len(second_node.tunnels) == 1

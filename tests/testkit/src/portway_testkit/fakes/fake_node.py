@@ -25,8 +25,9 @@ from portway_runtime.identities import node_name
 from portway_runtime.tasks import Tasks
 
 from portway_testkit.authority import tls_of
-from portway_testkit.fakes.node_answers import PATIENCE, Greeter, NodeAnswers
+from portway_testkit.fakes.node_answers import Greeter, NodeAnswers
 from portway_testkit.processes.ports import free_port
+from portway_testkit.waiting import PATIENCE
 
 T = TypeVar("T")
 

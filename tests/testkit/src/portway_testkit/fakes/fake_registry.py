@@ -13,9 +13,10 @@ from portway_proto.wire.limits import KEY_SIZE
 
 from portway_testkit.authority import tls_of
 from portway_testkit.fakes.fake_node import FakeNode
-from portway_testkit.fakes.node_answers import PATIENCE, grant_text
+from portway_testkit.fakes.node_answers import grant_text
 from portway_testkit.processes.ports import free_port
 from portway_testkit.signers import CLUSTER_ID
+from portway_testkit.waiting import PATIENCE
 
 GRANT_LIFE = 3600.0
 

@@ -26,9 +26,7 @@ from portway_proto.wire.statements import (
 )
 
 from portway_testkit.signers import CLUSTER
-
-# Seconds: more than anything that a test waits for takes on a busy machine.
-PATIENCE = 15.0
+from portway_testkit.waiting import PATIENCE
 
 _first_epochs: dict[str, int] = {}  # of each label that a node was asked for
 

@@ -11,9 +11,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Self
 
-from portway_testkit.fakes.node_answers import PATIENCE
 from portway_testkit.links.stream_server import StreamServer, drop
 from portway_testkit.processes.ports import free_port
+from portway_testkit.waiting import PATIENCE
 
 _CHUNK = 65_536
 _HEAD_END = b"\r\n\r\n"
