@@ -78,17 +78,17 @@ def test_what_is_acknowledged_while_a_mark_is_made_is_not_behind_it(monkeypatch:
                 silence(peer)
                 transport.write(b"before")
                 await until(lambda: kernel.undelivered(transport) == 6)
-                undelivered = kernel.undelivered
+                acknowledged = kernel.bytes_acknowledged
 
-                def after_the_acknowledgement(of: asyncio.BaseTransport) -> int:
-                    if undelivered(of):
+                def after_an_acknowledgement(of: asyncio.BaseTransport) -> int | None:
+                    if kernel.undelivered(of):
                         hear_again(peer)
-                    while undelivered(of):
+                    while kernel.undelivered(of):
                         time.sleep(0.001)
-                    return undelivered(of)
+                    return acknowledged(of)
 
                 with monkeypatch.context() as patched:
-                    patched.setattr(kernel, "undelivered", after_the_acknowledgement)
+                    patched.setattr(kernel, "bytes_acknowledged", after_an_acknowledgement)
                     mark = kernel.Mark(transport)
                 assert mark.is_last
                 transport.write(b"behind")

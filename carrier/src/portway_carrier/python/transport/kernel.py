@@ -91,12 +91,12 @@ class Mark:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        # In this order: an acknowledgement that comes in between makes the place too early, never too late. It is seen
-        # behind it, and the place is determined again.
-        before, acknowledged, given = None, bytes_acknowledged(transport), 0
-        while acknowledged != before:
-            given = undelivered(transport) + transport.get_write_buffer_size()
-            before, acknowledged = acknowledged, bytes_acknowledged(transport)
+        # An acknowledgement that comes between the two questions would be counted twice, or not at all. It is seen by
+        # what is left, which becomes less by acknowledgements alone here; where nothing is left none can come.
+        left, acknowledged = undelivered(transport), bytes_acknowledged(transport)
+        while left and (now := undelivered(transport)) != left:
+            left, acknowledged = now, bytes_acknowledged(transport)
+        given = left + transport.get_write_buffer_size()
         self._place = None if acknowledged is None else acknowledged + given
 
     @property
