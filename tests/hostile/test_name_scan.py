@@ -20,8 +20,8 @@ from portway_testkit.waiting import eventually
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
-# Two names look alike when the median times of their answers are no further apart, in seconds; a guesser on the
-# Internet sees differences of milliseconds at best.
+# Two names look alike when the times of their answers are no further apart, in seconds; a guesser on the Internet sees
+# differences of milliseconds at best. A name that is asked for takes one, and one that is remembered none.
 ALIKE = 0.005
 
 
@@ -40,7 +40,10 @@ def test_a_scan_of_names_slows_nobody(besieged: Besieged) -> None:
     print(figures)
     assert figures.ratio >= 0.8, figures
     assert figures.grown < 16, figures
-    assert {bytes.fromhex(answer) for answer in told.answers} == {Alert.UNRECOGNIZED_NAME.record}
+    # Where the node gets little of a processor the attacker leaves before its answers, or is closed unread.
+    assert {bytes.fromhex(answer) for answer in told.answers} <= {b"", Alert.UNRECOGNIZED_NAME.record}
+    for number in range(20):
+        assert besieged.answers(hello(f"{guess(number)}.fra.localhost")) == Alert.UNRECOGNIZED_NAME.record
 
 
 def test_names_that_nobody_has_are_answered_alike_and_as_soon(unasked: Besieged) -> None:
@@ -82,8 +85,8 @@ def test_names_of_tunnels_that_were_closed_are_answered_like_those_that_never_we
 
 
 def demand_alike(node: Besieged, kinds: dict[str, Callable[[int], str]], times: int) -> None:
-    """Ask for a name of each kind in turn, so many times: one answer, and medians of the times it takes that are
-    close together."""
+    """Ask for a name of each kind in turn, so many times: one answer, and the times of the quickest tenth are close
+    together. What the node does for a name it does each time; other work on the machine lengthens some."""
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(times):
         # All names first, and each kind in each place: what it costs the machine to have a name is nobody's alone.
@@ -92,9 +95,11 @@ def demand_alike(node: Besieged, kinds: dict[str, Callable[[int], str]], times: 
         for kind, place, sent in asked[turn:] + asked[:turn]:
             # Each address may guess so often: nobody here is to be refused for that.
             took[kind].append(answered_in(node, sent, f"127.8.{place}.{number + 1}"))
-    medians = {kind: statistics.median(times) for kind, times in took.items()}
-    print({kind: f"{median * 1e3:.2f} ms, at the most {max(took[kind]) * 1e3:.2f}" for kind, median in medians.items()})
-    assert max(medians.values()) - min(medians.values()) < ALIKE, medians
+    quick = {kind: statistics.quantiles(seconds, n=10)[0] for kind, seconds in took.items()}
+    for kind, seconds in took.items():
+        median, most = statistics.median(seconds), max(seconds)
+        print(f"{kind}: {quick[kind] * 1e3:.2f} ms, median {median * 1e3:.2f}, at the most {most * 1e3:.2f}")
+    assert max(quick.values()) - min(quick.values()) < ALIKE, quick
 
 
 def answered_in(node: Besieged, sent: bytes, source: str) -> float:
