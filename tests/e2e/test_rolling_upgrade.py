@@ -8,7 +8,7 @@ import pytest
 from portway_lab.rolling_upgrade.command import OLDER_RELEASE
 
 _ROOT = Path(__file__).resolve().parents[2]
-_END_WITHIN = 150.0
+_END_WITHIN = 600.0  # half a minute on an idle machine, and on two cores with thirty busy processes three
 
 
 @pytest.mark.slow  # each node starts anew, and its visits get the time to finish
