@@ -164,7 +164,8 @@ class Internet:
             [*self._network.prefix(place), self._pebble, *strict],
             environment={"PEBBLE_WFE_NONCEREJECT": "20", "PEBBLE_VA_NOSLEEP": "1"},
         )
-        self._wait_listening(process, place, _ACME_PORT)
+        for port in (_ACME_PORT, _ACME_OWN_PORT):
+            self._wait_listening(process, place, port)
         context = ssl.create_default_context(cafile=self.acme_ca)
         with self._network.inside(place):
             url = f"https://localhost:{_ACME_OWN_PORT}/roots/0"

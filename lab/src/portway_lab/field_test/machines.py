@@ -100,9 +100,13 @@ class RunningMachine:
         """Return once systemd has started all that it starts. Raises ProcessFailed."""
         process = self._process
         assert process is not None
-        # The supervisor, and in the machine's namespaces its init.
-        self._processes.wait_until(lambda: _child(process.pid), process, "did not begin to boot", _BOOTS_WITHIN)
-        self._leader = _child(process.pid)
+
+        # The supervisor, and in the machine's namespaces its init. A list of children may lack one while another ends.
+        def began() -> bool:
+            self._leader = _child(process.pid)
+            return self._leader != 0
+
+        self._processes.wait_until(began, process, "did not begin to boot", _BOOTS_WITHIN)
         deadline = time.monotonic() + _BOOTS_WITHIN
         while True:
             state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
