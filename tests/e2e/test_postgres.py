@@ -74,11 +74,10 @@ def test_psql_stores_and_reads_back(database: Database, tunnel: portway.Tunnel) 
     """psql creates a table, copies 100,000 rows in from its standard input, and reads them back as they were."""
     numbers = random.Random(5)
     rows = b"".join(b"%d\t%s\n" % (key, numbers.randbytes(16).hex().encode()) for key in range(100_000))
-    table = f"rows_{tunnel.unencrypted_port}"
     psql = ("psql", tunnel, "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1")
-    database.run(*psql, "-c", f"CREATE TABLE {table} (key int PRIMARY KEY, value text)")
-    database.run(*psql, "-c", f"COPY {table} FROM STDIN", message=rows)
-    assert database.run(*psql, "-c", f"COPY (SELECT * FROM {table} ORDER BY key) TO STDOUT") == rows
+    database.run(*psql, "-c", "DROP TABLE IF EXISTS rows", "-c", "CREATE TABLE rows (key int PRIMARY KEY, value text)")
+    database.run(*psql, "-c", "COPY rows FROM STDIN", message=rows)
+    assert database.run(*psql, "-c", "COPY (SELECT * FROM rows ORDER BY key) TO STDOUT") == rows
 
 
 def test_a_server_that_declines_encryption_is_reached_all_the_same(database: Database, tunnel: portway.Tunnel) -> None:

@@ -208,7 +208,7 @@ dpkg --install /root/newer.deb
 for unit in portway-registry portway-relay; do
     until [ "$(pid $unit)" != "$(cat /root/$unit)" ] && systemctl is-active $unit; do sleep 0.1; done
 done
-portway-admin node list
+until portway-admin node show fra-1; do sleep 0.1; done
 systemctl stop portway-relay
 dpkg --install /root/package.deb
 test "$(systemctl is-active portway-relay)" = inactive
@@ -217,8 +217,7 @@ test "$(systemctl is-active portway-registry)" = inactive
 test -s /var/lib/portway-registry/registry.db
 """
     needed("systemd-nspawn")
-    printed = machine.boot(KNOW + SERVE + upgrade)
-    assert "fra-1" in printed
+    machine.boot(KNOW + SERVE + upgrade)
 
 
 def _printed(*command: str | Path) -> str:
