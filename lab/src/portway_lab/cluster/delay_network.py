@@ -35,6 +35,7 @@ _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _PACKETS_AT_ONCE = 32  # read from a device before packets that are due are written
 _LARGEST_PACKET = 65_536
 _LARGEST_ORDER = 256
+_LOOK_EVERY = 1.0  # seconds: a signal that comes just before select is seen after it
 _PR_SET_TIMERSLACK = 29
 _SLACK_NS = 1_000  # the default of 50 µs would be measurable
 
@@ -119,7 +120,7 @@ class Fabric:
                     os.write(device, packet)
                 except OSError:
                     pass  # a full or removed device loses packets, as networks do
-            wait = max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else None
+            wait = max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else _LOOK_EVERY
             readable, _, _ = select.select(sources, [], [], wait)
             for source in readable:
                 if source in self._devices:

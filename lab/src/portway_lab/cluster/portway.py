@@ -4,12 +4,13 @@ Here: the command lines and the order in which they run. Not here: what the clus
 """
 
 import json
-import random
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from portway_testkit.processes.ports import raw_port_blocks
 
 from portway_lab.cluster.processes import Process, Processes, ProcessFailed, clean_environment
 
@@ -17,8 +18,6 @@ LOOPBACK = "127.0.0.1"
 # curl and browsers resolve every name below it to loopback.
 DOMAIN = "localhost"
 _PROGRAMS = Path(sys.executable).parent
-# Ports of raw TCP tunnels: below the range that Linux gives to outgoing connections (from 32768).
-_RAW_PORTS = range(20_000, 30_000)
 _RAW_PORTS_PER_REGION = 500
 # Seconds for a call to a registry that is ready.
 _ADMIN_TIMEOUT = 30.0
@@ -131,8 +130,7 @@ def start_cluster(
     ready = [processes.wait_ready(process) for process in registries]
     mesh = tuple(each["mesh_listen"] for each in ready)
     regions = tuple(dict.fromkeys(plan.region for plan in nodes))
-    ranges = random.sample(range(_RAW_PORTS.start, _RAW_PORTS.stop, _RAW_PORTS_PER_REGION), len(regions))
-    raw_ports = dict(zip(regions, ranges, strict=True))
+    raw_ports = dict(zip(regions, raw_port_blocks(len(regions), _RAW_PORTS_PER_REGION), strict=True))
     ca = pki / "ca.crt"
     public = tuple(each["listen"] for each in ready)
     started: list[tuple[NodePlan, Process]] = []

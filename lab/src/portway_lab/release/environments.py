@@ -30,9 +30,11 @@ class Environments:
         return self._ready[name]
 
     def add(self, name: str, *packages: str) -> None:
-        """Install third parties beside a distribution."""
+        """Install third parties beside a distribution, in the versions of uv.lock."""
         if packages:
-            tools.run([tools.uv(), "pip", "install", "--quiet", "--python", self.installed(name), *packages])
+            environment = self.installed(name)
+            command = [tools.uv(), "pip", "install", "--quiet", "--python", environment]
+            tools.run([*command, "--constraint", self._constraints, *packages])
 
     def _install(self, name: str) -> Path:
         environment = self._folder / name

@@ -27,6 +27,14 @@ def raw_port_range(size: int = _RAW_BLOCK) -> tuple[int, int]:
     return first, first + size - 1
 
 
+def raw_port_blocks(count: int, size: int) -> list[int]:
+    """The first ports of so many random blocks of this worker's, each once."""
+    share = _share_of(_RAW_PORTS)
+    if len(share) < count * size:  # of very many workers
+        share = _RAW_PORTS
+    return random.sample(range(share.start, share.stop - size + 1, size), count)
+
+
 def free_port() -> int:
     """A port that is free now, outside the range of outgoing connections, and given to nobody else: neither by another
     call nor by another worker of this run."""
