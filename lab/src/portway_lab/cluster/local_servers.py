@@ -21,6 +21,7 @@ _ACCOUNT: Final = "postgres"
 # It needs no password.
 ROLE: Final = "tester"
 _INITDB_WITHIN: Final = 45.0
+_STARTS_WITHIN: Final = 45.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ PermitRootLogin yes
 
 
 def start_postgres(processes: Processes, data: Path) -> int:
-    """A server with its data in an empty folder, and one role; its port. Returns once it listens."""
+    """A server with its data in an empty folder, and one role; its port. Returns once it takes clients."""
     as_account = []
     if os.getuid() == 0:
         groups = ("--regid", _ACCOUNT, "--clear-groups")
@@ -91,6 +92,12 @@ def start_postgres(processes: Processes, data: Path) -> int:
         "shared_buffers": "16MB",
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    processes.start("postgres", [*as_account, needed("postgres"), "-D", folder, "-p", str(port), *options])
-    wait_listening(port, processes.check_alive)
+    server = processes.start("postgres", [*as_account, needed("postgres"), "-D", folder, "-p", str(port), *options])
+    ask = [needed("pg_isready"), "--quiet", "--host", LOOPBACK, "--port", str(port)]
+
+    def takes_clients() -> bool:
+        return subprocess.run(ask, check=False).returncode == 0
+
+    # It listens before: clients are told then that it is starting.
+    processes.wait_until(takes_clients, server, "takes no clients", _STARTS_WITHIN)
     return port
