@@ -7,7 +7,12 @@ import pytest
 from playwright.sync_api import BrowserContext, Page
 from portway_testkit.visitors.origins import HttpOrigin
 
-pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.shares_sockets, pytest.mark.browser]
+pytestmark = [
+    pytest.mark.usefixtures("client_environment"),
+    pytest.mark.shares_sockets,
+    pytest.mark.browser,
+    pytest.mark.timeout(180),
+]
 
 ROUNDS = 3
 AT_ONCE = 30

@@ -23,6 +23,8 @@ PROGRAMS = Path(sys.executable).parent
 NEIGHBOUR = "127.0.0.2"
 PATIENCE = 40.0
 
+pytestmark = pytest.mark.timeout(180)
+
 Forward = Callable[..., RunningProgram]
 
 

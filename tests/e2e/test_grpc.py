@@ -13,7 +13,11 @@ from portway_lab.cluster.portway import LOOPBACK, Cluster
 from portway_testkit.visitors.origins import TcpOrigin, echo
 from portway_testkit.visitors.visiting import visit
 
-pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.shares_sockets]
+pytestmark = [
+    pytest.mark.usefixtures("client_environment"),
+    pytest.mark.shares_sockets,
+    pytest.mark.timeout(180),
+]
 
 CALL_TIMEOUT = 20.0
 MIB = 1 << 20

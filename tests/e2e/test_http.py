@@ -19,7 +19,11 @@ from portway_testkit.visitors.visiting import ask, receive, tls_context, visit
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
-pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.shares_sockets]
+pytestmark = [
+    pytest.mark.usefixtures("client_environment"),
+    pytest.mark.shares_sockets,
+    pytest.mark.timeout(180),
+]
 
 GIB = 1 << 30
 # The way of the bytes is the same on either store: once whole, once enough to see that.
@@ -121,7 +125,7 @@ def test_two_hundred_requests_at_once(cluster: Cluster, origin: HttpOrigin, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_trickle_beside_gigabytes(cluster: Cluster, store: str, origin: HttpOrigin) -> None:
     """Server-sent events that come for a minute arrive one by one, as they are sent, while a download and an upload
     of a GiB pass through the same tunnel and arrive unchanged."""

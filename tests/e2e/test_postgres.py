@@ -19,7 +19,7 @@ from portway_testkit.processes.running_program import needed
 
 PATIENCE = 45.0
 
-pytestmark = pytest.mark.usefixtures("client_environment")
+pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.timeout(180)]
 
 
 @dataclass(frozen=True, slots=True)

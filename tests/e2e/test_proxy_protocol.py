@@ -25,7 +25,7 @@ PAGE = "balancers.md"
 VISITOR = "127.0.0.77"
 NODE = NodePlan("fra-1", "fra", 50.1, 8.7, flags=("--proxy-protocol-from", BALANCER))
 
-pytestmark = pytest.mark.usefixtures("client_environment")
+pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.timeout(180)]
 
 # Answers with what it knows of its client.
 _APP = """

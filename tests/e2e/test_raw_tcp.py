@@ -27,6 +27,8 @@ GREETING = b"220 this server speaks first\r\n"
 LARGE = os.urandom(5_000_000)  # more than every buffer on the way holds
 PATIENCE = 20.0
 
+pytestmark = pytest.mark.timeout(180)
+
 
 def answer_when_all_is_there(connection: socket.socket) -> None:
     """A server that says nothing before its visitor has finished: it must see the end of what is sent."""

@@ -19,7 +19,7 @@ from portway_testkit.processes.running_program import needed
 PATIENCE = 40.0
 LARGE = random.Random(4).randbytes(20_000_000)
 
-pytestmark = pytest.mark.usefixtures("client_environment")
+pytestmark = [pytest.mark.usefixtures("client_environment"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
