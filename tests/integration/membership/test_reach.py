@@ -19,7 +19,14 @@ from portway_testkit.fixtures import AsClient
 from portway_testkit.links.link import Link
 from portway_testkit.processes.ports import held_port
 from portway_testkit.visitors.origins import HttpOrigin
-from portway_testkit.waiting import eventually
+from portway_testkit.waiting import PATIENCE, eventually
+
+
+@pytest.fixture(autouse=True)
+def patient_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registration waits for its first probe for two seconds at most, which a busy machine may take."""
+    for limit in ("_FIRST_PROBE_TIMEOUT", "DIAL_TIMEOUT"):
+        monkeypatch.setattr(f"portway_registry.nodes.reachability.{limit}", PATIENCE)
 
 
 @contextmanager

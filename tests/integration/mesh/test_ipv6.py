@@ -6,6 +6,7 @@ from typing import Any
 
 import portway
 import pytest
+from portway_proto.v1.types_pb2 import REACH_REACHED
 from portway_relay.visits import Visits
 from portway_runtime.endpoints import Endpoint
 from portway_testkit.clusters.cluster import Cluster, NodePlan
@@ -70,7 +71,8 @@ def test_a_node_on_every_address_serves_both_families(start_cluster: Callable[..
     """The empty host is dual-stack, on one port."""
     settings = {"listen": Endpoint("", 0), "advertise": Endpoint("localhost", 0), "raw_listen": ""}
     cluster = start_cluster(NodePlan("fra-1", "fra", settings=settings))
-    before = cluster.node.metrics()["connections_total"]  # its address was tried
+    eventually(lambda: [node.reach for node in cluster.admin.nodes()] == [REACH_REACHED])  # its address was tried
+    before = cluster.node.metrics()["connections_total"]
     for host in ("127.0.0.1", "::1"):
         socket.create_connection((host, cluster.node.port), TIMEOUT).close()
     eventually(lambda: cluster.node.metrics()["connections_total"] == before + 2)
