@@ -24,6 +24,8 @@ from portway_testkit.own_time import OwnTime
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.visitors.recovery import serves
 
+pytestmark = pytest.mark.timeout(120)  # four programs are started for each
+
 NODES = (NodePlan("fra-1", "fra", 50.1, 8.7),)
 PORTWAY_ADMIN = (Path(sys.executable).with_name("portway-admin"),)
 # Seconds. A node gives a registry ten to register it; an operator waits three for one of several.

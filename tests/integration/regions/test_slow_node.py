@@ -15,6 +15,7 @@ from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_c
 from portway_lab.cluster.processes import Processes
 from portway_registry.placement.round_trips import QUORUM
 from portway_testkit.clusters.registry import loopback_geoip
+from portway_testkit.waiting import PATIENCE
 
 PLACES = (
     Place("registry", "near", access=0.0),
@@ -97,6 +98,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield World(network, start_cluster(processes, plans, registry))
 
 
+@pytest.mark.timeout(180)  # programs of three nodes, and of as many clients as it takes
 def test_a_node_that_is_slow_from_here_is_named_after_a_faster_one(world: World) -> None:
     """Each client takes the fast one by its race; once several have said so, the registry names it first."""
     running = [world.client(world.token(number), FORWARDS) for number in range(QUORUM)]
@@ -106,7 +108,7 @@ def test_a_node_that_is_slow_from_here_is_named_after_a_faster_one(world: World)
             assert one.stdout.readline().strip() == "fast"
         asking = world.client(world.cluster.token, ASKS)
         running.append(asking)
-        out, errors = asking.communicate(timeout=40)
+        out, errors = asking.communicate(timeout=3 * PATIENCE)
         assert asking.returncode == 0, errors
         told = json.loads(out)
         assert told["names"] == [["fast-1", "slow-1"]] * 5
