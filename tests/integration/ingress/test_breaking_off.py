@@ -64,6 +64,7 @@ def digest(pieces: Iterator[bytes]) -> str:
     return hashed.hexdigest()
 
 
+@pytest.mark.timeout(240)  # half a gigabyte through TLS, all of it in this process
 def test_one_stops_reading_and_another_does_not_notice(
     cluster: Cluster, tunnel: portway.Tunnel, origin: HttpOrigin
 ) -> None:

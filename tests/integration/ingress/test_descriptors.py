@@ -17,7 +17,7 @@ from portway_testkit.visitors.origins import TcpOrigin, echo
 from portway_testkit.visitors.visiting import TIMEOUT, tls_context, visit
 from portway_testkit.waiting import eventually
 
-pytestmark = pytest.mark.shares_sockets
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(180)]
 
 # Its own files, its registry, a client's lanes and a few visitors fit.
 DESCRIPTORS = 100

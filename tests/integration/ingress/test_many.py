@@ -17,6 +17,7 @@ from portway_testkit.waiting import eventually
 
 pytestmark = [
     pytest.mark.shares_sockets,
+    pytest.mark.timeout(180),
     pytest.mark.parametrize("make_cluster", ["embedded", "etcd"], indirect=True),
 ]
 
