@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from portway_proto.v1.types_pb2 import NODE_STATE_DRAINING, TunnelInfo
 from portway_testkit.clusters.admin_stage import Stage
+from portway_testkit.waiting import PATIENCE
 
 ADMIN = "from portway_registry.admin_cli.cli import main; main()"
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Watch:
     def interrupt(self) -> tuple[int, str, str]:
         """As Ctrl-C does it: the exit code, and what was still printed."""
         self.process.send_signal(signal.SIGINT)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out, err
 
 
@@ -106,7 +107,7 @@ def test_a_registry_that_stops_ends_the_watch_with_three(stage: Stage) -> None:
     with watching(stage, "node", "watch") as watch:
         assert "known" in watch.line()
         stage.stop_registry()
-        _, err = watch.process.communicate(timeout=20)
+        _, err = watch.process.communicate(timeout=PATIENCE)
     assert watch.process.returncode == 3
     assert f"cannot reach the registry at {stage.address}" in err
 

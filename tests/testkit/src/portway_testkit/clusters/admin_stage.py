@@ -32,7 +32,9 @@ class Stage:
         self.token_file = folder / "admin-token"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
-        self._registry = Registry(pki.config(folder, **settings), publisher=publisher)
+        # Nodes live on while a command starts, also where that takes half a minute.
+        config = pki.config(folder, **{"lease_seconds": 120, **settings})
+        self._registry = Registry(config, publisher=publisher)
         self._nodes: list[NodeStream] = []
         self.clients: dict[str, AnnouncedClient] = {}  # by tenant
         self.token_ids: dict[str, str] = {}  # by tenant
