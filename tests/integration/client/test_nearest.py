@@ -74,7 +74,7 @@ def netcheck(environment: dict[str, str], *arguments: str) -> "subprocess.Comple
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=50,
         check=False,
     )
 
