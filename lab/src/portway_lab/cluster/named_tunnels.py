@@ -16,12 +16,14 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import portway
 from portway_runtime.secret_files import replace_file
 
 from portway_lab.cluster.visits import answer, answer_upload, pieces
+
+_OPENS_WITHIN: Final = 45.0  # seconds: beside many programs, of which most have just been started
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -79,7 +81,9 @@ def main() -> None:
         for name in options.names:
             server = _Server(name)
             began = time.perf_counter()
-            opening = portway.forward(server.server_address[1], unencrypted=options.raw, region=options.region)
+            opening = portway.forward(
+                server.server_address[1], unencrypted=options.raw, region=options.region, timeout=_OPENS_WITHIN
+            )
             try:
                 tunnel = open_tunnels.enter_context(opening)
             except portway.Error as error:

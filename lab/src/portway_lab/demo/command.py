@@ -32,6 +32,7 @@ from portway_lab.demo.folders import make_folder, owned_folder
 
 _REGIONS = (("fra", 50.1, 8.7), ("iad", 38.9, -77.4), ("syd", -33.9, 151.2))
 _REQUEST_TIMEOUT = 20.0  # seconds; a request on one machine takes milliseconds
+_OPENS_WITHIN = 45.0  # seconds; most take less than one
 _WATCH_INTERVAL = 0.2
 
 
@@ -204,7 +205,7 @@ def _show(cluster: Cluster, folder: Path, processes: Processes, check: bool) -> 
         port = server.server_address[1]
         started = time.perf_counter()
         try:
-            with portway.forward(port) as tunnel:
+            with portway.forward(port, timeout=_OPENS_WITHIN) as tunnel:
                 took = (time.perf_counter() - started) * 1000
                 print(f"\nforward({port}) was ready after {took:.0f} ms:\n    {tunnel.url}")
                 _request(tunnel.url, cluster.ca)
