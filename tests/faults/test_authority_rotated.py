@@ -20,7 +20,7 @@ from portway_testkit.clusters.joining import Joiner
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.clusters.replicas import Replicas, with_a_replica
 from portway_testkit.fixtures import AsClient
-from portway_testkit.visitors.onlookers import Onlookers, answered, home_of, named
+from portway_testkit.visitors.onlookers import UNHURRIED, Onlookers, answered, home_of, named
 from portway_testkit.visitors.origins import TcpOrigin, echo
 from portway_testkit.visitors.visiting import visit
 from portway_testkit.waiting import PATIENCE, eventually
@@ -70,7 +70,7 @@ def test_no_visit_fails(short_grants: None, joined: Replicas, as_client: AsClien
     mesh = joined.mesh
     as_client(joined.environment())
     before = issuers(mesh)
-    with named("own") as tunnel, Onlookers(mesh, {tunnel.host: "own"}) as onlookers:
+    with named("own") as tunnel, Onlookers(mesh, {tunnel.host: "own"}, attention=UNHURRIED) as onlookers:
         eventually(lambda: all(onlookers.answers[at, "own"] for at in mesh.nodes))
         onlookers.unanswered.clear()
         (old,) = mesh.admin.authorities()
@@ -82,7 +82,7 @@ def test_no_visit_fails(short_grants: None, joined: Replicas, as_client: AsClien
         eventually(lambda: all(trusted(running) == [new] for running in mesh.nodes.values()))
         counted = onlookers.answers.copy()
         eventually(lambda: all((onlookers.answers - counted)[at, "own"] > 10 for at in mesh.nodes))
-        assert not onlookers.unanswered
+    assert not onlookers.unanswered
     for running in mesh.nodes.values():
         running.restart()
     eventually(lambda: connected(mesh))

@@ -10,7 +10,7 @@ from portway_testkit.clusters.cluster import DOMAIN, Cluster, NodePlan
 from portway_testkit.clusters.mesh import connected
 from portway_testkit.clusters.pebble import Pebble
 from portway_testkit.fixtures import AsClient
-from portway_testkit.visitors.onlookers import Onlookers, named
+from portway_testkit.visitors.onlookers import UNHURRIED, Onlookers, named
 from portway_testkit.visitors.visiting import LOOPBACK, connect_tls, tls_context
 from portway_testkit.waiting import eventually
 
@@ -51,7 +51,7 @@ def shown(cluster: Cluster, node: str, host: str) -> int:
 def test_no_visit_fails_while_certificates_are_renewed(obtaining: Cluster, as_client: AsClient) -> None:
     """At both nodes, each of which shows every new one; the registry is started anew in between."""
     as_client(obtaining.environment())
-    with named("own") as tunnel, Onlookers(obtaining, {tunnel.host: "own"}) as onlookers:
+    with named("own") as tunnel, Onlookers(obtaining, {tunnel.host: "own"}, attention=UNHURRIED) as onlookers:
         eventually(lambda: all(onlookers.answers[at, "own"] for at in NODES))
         onlookers.unanswered.clear()
         for renewal in range(_RENEWALS):

@@ -7,7 +7,7 @@ from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.clusters.etcd import EtcdTrio
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.onlookers import Onlookers, named
+from portway_testkit.visitors.onlookers import UNHURRIED, Onlookers, named
 from portway_testkit.visitors.recovery import TunnelWatch, epoch_of, is_consistent
 from portway_testkit.waiting import eventually
 
@@ -28,7 +28,7 @@ def test_nobody_notices_but_who_writes(
     with TunnelWatch(mesh.admin) as watch, named("own") as tunnel:
         eventually(lambda: len(mesh.admin.tunnels()) == 2)
         epoch = epoch_of(mesh.admin, tunnel)
-        with Onlookers(mesh, {tunnel.host: "own", other.host: "other"}) as onlookers:
+        with Onlookers(mesh, {tunnel.host: "own", other.host: "other"}, attention=UNHURRIED) as onlookers:
             for lost in (trio.leader(), trio.members[0]):
                 lost.kill()
                 with named("brief") as brief:
@@ -36,7 +36,7 @@ def test_nobody_notices_but_who_writes(
                 eventually(lambda: len(mesh.admin.tunnels()) == 2)
                 lost.start()
             eventually(lambda: all(onlookers.answers[at, "own"] > 5 for at in mesh.nodes))
-            assert not onlookers.unanswered
+        assert not onlookers.unanswered
         other.leave()
         eventually(lambda: is_consistent(mesh, tunnel))
         eventually(lambda: watch.shows(tunnel))

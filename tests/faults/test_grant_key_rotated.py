@@ -15,7 +15,7 @@ from portway_testkit.clusters.replicas import Replicas
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.cable import Cable
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.onlookers import Onlookers, answered, named
+from portway_testkit.visitors.onlookers import UNHURRIED, Onlookers, answered, named
 from portway_testkit.visitors.origins import HttpOrigin
 from portway_testkit.waiting import eventually
 
@@ -76,7 +76,10 @@ def test_no_tunnel_notices(replicated: Replicas, as_client: AsClient, bind: Bind
     mesh = replicated.mesh
     as_client(replicated.environment())
     own, other = bind(mesh, "fra-1", "own"), bind(mesh, "iad-1", "other")
-    with Onlookers(mesh, {own.host: "own", other.host: "other"}) as onlookers, opening(origin) as opened:
+    with (
+        Onlookers(mesh, {own.host: "own", other.host: "other"}, attention=UNHURRIED) as onlookers,
+        opening(origin) as opened,
+    ):
         assert opened.goes_on()
         mesh.admin.rotate_grant_key()
         eventually(lambda: signs(mesh, "2"))
@@ -88,7 +91,7 @@ def test_no_tunnel_notices(replicated: Replicas, as_client: AsClient, bind: Bind
         mesh.admin.rotate_grant_key()
         eventually(lambda: signs(mesh, "3"))
         assert opened.goes_on()
-        assert not onlookers.unanswered
+    assert not onlookers.unanswered
     assert own.unbound is None
     assert other.unbound is None
     mesh.nodes["fra-2"].restart()
@@ -108,7 +111,10 @@ def test_a_node_that_was_cut_off_learns_the_key_when_it_is_back(
         eventually(lambda: connected(mesh))
         own, other = bind(mesh, "fra-1", "own"), bind(mesh, "iad-1", "other")
         eventually(lambda: len(mesh.admin.tunnels()) == 2)
-        with Onlookers(mesh, {own.host: "own", other.host: "other"}) as onlookers, opening(origin) as opened:
+        with (
+            Onlookers(mesh, {own.host: "own", other.host: "other"}, attention=UNHURRIED) as onlookers,
+            opening(origin) as opened,
+        ):
             cable.cut_registry()
             mesh.admin.rotate_grant_key()
             eventually(lambda: signs(mesh, "2"))
@@ -118,7 +124,7 @@ def test_a_node_that_was_cut_off_learns_the_key_when_it_is_back(
             eventually(lambda: mesh.nodes["fra-1"].node._serving.grants.key_ids == ["1", "2"])
             eventually(lambda: {t.label for t in mesh.admin.tunnels()} >= {own.host.partition(".")[0]})
             assert opened.goes_on()
-            assert not onlookers.unanswered
+        assert not onlookers.unanswered
         assert own.unbound is None
 
 
@@ -127,7 +133,7 @@ def test_a_running_tunnel_goes_on_with_a_grant_of_the_new_key(
 ) -> None:
     """Renewed in its turn; the key before may be retired by force then, and nothing of it is missed."""
     as_client(mesh.environment())
-    with named("own") as tunnel, Onlookers(mesh, {tunnel.host: "own"}) as onlookers:
+    with named("own") as tunnel, Onlookers(mesh, {tunnel.host: "own"}, attention=UNHURRIED) as onlookers:
         eventually(lambda: all(onlookers.answers[at, "own"] for at in mesh.nodes))
         onlookers.unanswered.clear()  # before all nodes had heard of it
         mesh.admin.rotate_grant_key()
@@ -142,7 +148,7 @@ def test_a_running_tunnel_goes_on_with_a_grant_of_the_new_key(
             eventually(lambda: len(mesh.admin.tunnels()) == 2)
             for at in mesh.nodes:
                 eventually(lambda: answered(mesh, at, second.host) == "second")
-        assert not onlookers.unanswered
+    assert not onlookers.unanswered
 
 
 def shown_with(mesh: Cluster) -> set[str]:

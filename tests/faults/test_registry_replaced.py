@@ -7,7 +7,7 @@ from portway_testkit.clusters.etcd import EtcdServer
 from portway_testkit.clusters.replicas import with_a_replica
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.onlookers import Onlookers, answered, named
+from portway_testkit.visitors.onlookers import UNHURRIED, Onlookers, answered, named
 from portway_testkit.waiting import eventually
 
 
@@ -22,7 +22,7 @@ def test_nodes_go_to_a_registry_that_their_settings_do_not_name(
         as_client(replicas.environment())
         before = bind(mesh, "iad-1", "before")
         eventually(lambda: len(mesh.admin.tunnels()) == 1)
-        with Onlookers(mesh, {before.host: "before"}) as onlookers:
+        with Onlookers(mesh, {before.host: "before"}, attention=UNHURRIED) as onlookers:
             mesh.stop_registry()
             eventually(lambda: all(node.metrics()["registry_connected"] for node in mesh.nodes.values()))
             with named("new") as tunnel:

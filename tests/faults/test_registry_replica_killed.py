@@ -5,7 +5,7 @@ from collections.abc import Callable
 from portway_testkit.clusters.replicas import Replicas
 from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import HandTunnel
-from portway_testkit.visitors.onlookers import Onlookers, answered, named
+from portway_testkit.visitors.onlookers import UNHURRIED, Onlookers, answered, named
 from portway_testkit.visitors.recovery import epoch_of, is_consistent
 from portway_testkit.waiting import eventually
 
@@ -20,7 +20,7 @@ def test_nodes_and_clients_go_to_the_other(
     with named("own") as tunnel:
         eventually(lambda: len(mesh.admin.tunnels()) == 2)
         epoch = epoch_of(mesh.admin, tunnel)
-        with Onlookers(mesh, {tunnel.host: "own", other.host: "other"}) as onlookers:
+        with Onlookers(mesh, {tunnel.host: "own", other.host: "other"}, attention=UNHURRIED) as onlookers:
             mesh.stop_registry()
             eventually(lambda: all(node.metrics()["registry_connected"] for node in mesh.nodes.values()))
             with named("second") as second:
@@ -31,6 +31,6 @@ def test_nodes_and_clients_go_to_the_other(
                 eventually(lambda: len(mesh.admin.tunnels()) == 3)
             eventually(lambda: len(mesh.admin.tunnels()) == 2)
             assert epoch_of(mesh.admin, tunnel) == epoch
-            assert not onlookers.unanswered
+        assert not onlookers.unanswered
         other.leave()
         eventually(lambda: is_consistent(mesh, tunnel))

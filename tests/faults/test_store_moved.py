@@ -20,7 +20,7 @@ from portway_testkit.fixtures import AsClient
 from portway_testkit.links.hand_tunnel import Bind
 from portway_testkit.own_time import OwnTime
 from portway_testkit.visitors.going_on import GoingOn
-from portway_testkit.visitors.onlookers import Onlookers, answered, answered_raw, named
+from portway_testkit.visitors.onlookers import UNHURRIED, Onlookers, answered, answered_at_last, answered_raw, named
 from portway_testkit.visitors.origins import TcpOrigin, echo
 from portway_testkit.visitors.recovery import epoch_of, is_consistent
 from portway_testkit.visitors.visiting import TIMEOUT, connect_tls, tls_context
@@ -69,6 +69,7 @@ def is_echoed(connection: ssl.SSLSocket, text: bytes) -> bool:
     return connection.recv(len(text)) == text
 
 
+@pytest.mark.timeout(120)  # a command of its own for each half
 @pytest.mark.parametrize("way", ["embedded to etcd", "etcd to embedded"])
 def test_no_live_tunnel_is_lost(
     way: str,
@@ -104,7 +105,10 @@ def test_no_live_tunnel_is_lost(
         keys, audit = set(mesh.admin.grant_keys()), mesh.admin.audited()
         names = {own.host: "own", far.host: "far"}
         eventually(lambda: answered_raw(*own.tcp_socket) == "own")
-        with RawOnlooker(*own.tcp_socket, "own", own_time) as raw, Onlookers(mesh, names) as onlookers:
+        with (
+            RawOnlooker(*own.tcp_socket, "own", own_time) as raw,
+            Onlookers(mesh, names, attention=UNHURRIED) as onlookers,
+        ):
             eventually(lambda: all(onlookers.answers[at, name] for at in mesh.nodes for name in names.values()))
 
             def go_on() -> None:
@@ -155,6 +159,6 @@ def test_a_back_up_brings_a_cluster_back(
         eventually(lambda: len(mesh.admin.nodes()) == 3)
         assert epoch_of(mesh.admin, own) == epoch
         for at in mesh.nodes:
-            assert answered(mesh, at, own.host) == "own"
+            assert answered_at_last(mesh, at, own.host) == "own"
         with pytest.raises(grpc.RpcError, match="does not know the API token"):
             dataclasses.replace(mesh.admin, token=later).nodes()

@@ -26,6 +26,7 @@ from portway_testkit.waiting import PATIENCE, eventually
 
 # Seconds. No longer: what a black hole drops afterwards does not matter.
 ATTENTION: Final = 3.0
+UNHURRIED: Final = 10.0  # where nothing is dropped, and only a busy machine keeps a visitor waiting
 _BETWEEN: Final = 0.02  # seconds between two visits of a thread, so that the test's other threads run too
 
 
