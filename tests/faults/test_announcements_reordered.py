@@ -17,7 +17,7 @@ from portway_testkit.clusters.registry import channel, client_of, node_info
 from portway_testkit.links.hand_lane import HandLane
 from portway_testkit.links.hand_tunnel import HandTunnel
 from portway_testkit.signers import AnnouncedClient, SessionSigner, label_of, tunnel_info
-from portway_testkit.visitors.onlookers import answered
+from portway_testkit.visitors.onlookers import answered_at_last
 from portway_testkit.waiting import eventually
 
 Bind = Callable[..., HandTunnel]
@@ -58,12 +58,12 @@ def test_in_whatever_order_they_come_the_highest_epoch_is_found(mesh: Cluster, l
         own = bind(mesh, "iad-1", "own", key, 3)
         signer = SessionSigner(own.grant.signer.cluster)
         if number % 2:  # known before the late news come, or not
-            assert answered(mesh, "fra-1", own.host) == "own"
+            assert answered_at_last(mesh, "fra-1", own.host) == "own"
         for news in (*order, *order):
             lane.say(FrameType.ROUTES, routes(signer, key, news).SerializeToString())
         heard(lane)
-        assert answered(mesh, "fra-1", own.host) == "own", order
-        assert answered(mesh, "fra-1", other.host) == "other"
+        assert answered_at_last(mesh, "fra-1", own.host) == "own", order
+        assert answered_at_last(mesh, "fra-1", other.host) == "other"
         own.leave()
 
 
@@ -78,7 +78,7 @@ def test_late_news_of_a_label_do_not_take_it_from_the_node_itself(mesh: Cluster,
     heard(lane)
     assert own.unbound is None
     for at in ("fra-1", "iad-1"):
-        assert answered(mesh, at, own.host) == "own"
+        assert answered_at_last(mesh, at, own.host) == "own"
 
 
 def test_a_registry_that_hears_an_old_batch_again_keeps_the_newer(mesh: Cluster, bind: Bind) -> None:
@@ -119,7 +119,7 @@ def test_a_registry_that_hears_an_old_batch_again_keeps_the_newer(mesh: Cluster,
         eventually(lambda: (last.label, "fra-2", 9) in shown(mesh))
         expected = [(label_of(own), "iad-1", 3), (label_of(gone), "fra-2", 2), (last.label, "fra-2", 9)]
         assert sorted(shown(mesh)) == sorted(expected)
-        assert answered(mesh, "fra-1", tunnel.host) == "own"
+        assert answered_at_last(mesh, "fra-1", tunnel.host) == "own"
         assert tunnel.unbound is None
     finally:
         mesh.run(stream.close)

@@ -40,7 +40,7 @@ def test_nodes_and_clients_go_on(make_cluster: Callable[..., Cluster], as_client
                 eventually(lambda: watch.shows(tunnel, second))
                 eventually(lambda: is_consistent(cluster, tunnel, second))
             eventually(lambda: watch.shows(tunnel))
-            assert [node.name for node in cluster.admin.nodes()] == ["fra-1"]
+            eventually(lambda: [node.name for node in cluster.admin.nodes()] == ["fra-1"])
         finally:
             thawed.cancel()
             thawed.join()
