@@ -34,6 +34,13 @@ def loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLo
     return made
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visitors wait for as long as two dozen of them take to come, and the client to go, on a busy machine. They
+    themselves give up after 30 s."""
+    monkeypatch.setattr("portway_relay.visits._PATIENCE", 25.0)
+
+
 @pytest.fixture
 def power(mesh: Cluster) -> Iterator[Power]:
     with power_of(mesh, HOME) as power:
