@@ -72,7 +72,7 @@ class NodeAnswers:
         self.after: NodeAnswers | None = None  # full until this one has bound a tunnel: whoever is connected first
         self.refuse_bind: lane_pb2.Failure | None = None
         self.accepted_binds = 0  # tunnels that it binds nevertheless
-        self.refuse_park: lane_pb2.Failure | None = None
+        self.forgotten: set[bytes] = set()  # ids of sessions that it does not know where lanes park
         self.resumes = True
         self.lose_answers = 0  # number of BINDs that are accepted and answered by dropping the connection
         self.ignore_binds = False
@@ -115,12 +115,8 @@ class NodeAnswers:
         if frame_type == FrameType.PARK:
             park = lane_pb2.Park.FromString(payload)
             session = self.sessions.get(park.session_id)
-            refusal = self.refuse_park
-            if session is None or session.secret != park.session_secret:
-                refusal = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_SESSION)
-            if session is None or refusal is not None:
-                assert refusal is not None
-                lane.fail(refusal.SerializeToString())
+            if session is None or session.secret != park.session_secret or session.id in self.forgotten:
+                lane.fail(failure(lane_pb2.FAILURE_CODE_SESSION).SerializeToString())
                 self.happened("park refused")
             else:
                 session.pool.park(lane)
