@@ -14,7 +14,7 @@ from portway_testkit.waiting import eventually
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(400)]
 
 MOST = 256  # the node's --max-greetings
-# A handshake in progress has buffers and OpenSSL's state, in MiB: 0.22 to 0.36 were measured, the most on a busy machine.
+# A handshake in progress has buffers and OpenSSL's state, in MiB: 0.22 to 0.36 were measured, most on a busy machine.
 A_HANDSHAKE = 0.8
 SLACK = 16
 
