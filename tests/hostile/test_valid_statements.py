@@ -18,7 +18,7 @@ from portway_proto.wire.frames import FrameType, encode_frame
 from portway_proto.wire.limits import LINK_ALPN, MESH_ALPN, PROTOCOL_VERSION
 from portway_registry.pki.ca_folder import CaFolder
 from portway_testkit.clusters.hand_grants import Grants
-from portway_testkit.clusters.node_stream import NodeStream, kept_alive
+from portway_testkit.clusters.node_stream import NodeStream
 from portway_testkit.clusters.registry import node_info
 from portway_testkit.fixtures import AsClient
 from portway_testkit.signers import SessionSigner, now_ms, tunnel_info
@@ -106,7 +106,7 @@ async def hostile(besieged: Besieged) -> AsyncIterator[tuple[Path, Path]]:
             return certificate.read_bytes(), key.read_bytes()
 
     info = node_info(HOSTILE, domain="localhost")
-    async with NodeStream(besieged.mesh, Identities(), info) as stream, kept_alive(stream):
+    async with NodeStream(besieged.mesh, Identities(), info) as stream:
         await stream.until(lambda: "fra-1" in stream.peers)
         yield certificate, key
 
