@@ -14,8 +14,6 @@ from portway_lab.frameworks.programs import FOLDER, JUPYTER_TOKEN, own_variables
 from portway_testkit.processes.ports import free_port, wait_listening
 from portway_testkit.processes.running_program import RunningProgram
 
-LISTENS_WITHIN = 90.0  # seconds: a JupyterLab on a busy machine
-
 pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(180)]
 
 
@@ -36,7 +34,7 @@ def test_a_server_that_is_told_is_there_for_visitors(
         ) as running,
         portway.forward(port) as tunnel,
     ):
-        wait_listening(port, running.check_alive, LISTENS_WITHIN)
+        wait_listening(port, running.check_alive)
         visit = HTTPConnection(tunnel.host, tunnel.port)
         plain = socket.create_connection(("127.0.0.1", tunnel.port), 60)
         visit.sock = visitor_context(cluster.ca).wrap_socket(plain, server_hostname=tunnel.host)

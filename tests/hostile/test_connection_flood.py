@@ -1,12 +1,10 @@
 """Connections of one address, as fast as they come."""
 
-import pytest
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import real_hello
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+pytestmark = MARKS
 
 
 def test_a_flood_of_one_address_slows_nobody(besieged: Besieged) -> None:

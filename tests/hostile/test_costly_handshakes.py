@@ -16,11 +16,10 @@ from portway_relay.ingress.client_hello import MAX_GROUPS, MAX_HELLO, MAX_SHARES
 from portway_relay.ingress.decision import Alert
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import alpn, canned, padding
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 from portway_testkit.visitors.visiting import TIMEOUT
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+pytestmark = MARKS
 
 
 def point(curve: ec.EllipticCurve) -> bytes:

@@ -5,10 +5,9 @@ from contextlib import AbstractContextManager
 
 import pytest
 from portway_testkit.visitors.dns_flooder import DnsFlood
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 
-# The node, its client and a process that floods it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+pytestmark = MARKS
 
 # Of the event loop: a fifth, and what is allowed at once at the beginning of a round.
 MOST = 0.25

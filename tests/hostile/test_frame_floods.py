@@ -12,12 +12,11 @@ from portway_relay.config import NodeLimits
 from portway_testkit.clusters.hand_grants import Grants, HandGrant
 from portway_testkit.signers import SessionSigner
 from portway_testkit.visitors.flooder import RECORD, Flood, Flooder, FloodReport
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 from portway_testkit.visitors.visiting import connect_tls, tls_context
 from portway_testkit.waiting import eventually
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+pytestmark = MARKS
 
 PING = encode_frame(FrameType.PING, b"12345678")
 RATE = 1_000_000  # bytes per second

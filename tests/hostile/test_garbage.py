@@ -6,10 +6,9 @@ import pytest
 from portway_relay.ingress.decision import Alert
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import real_hello
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+pytestmark = MARKS
 
 NOISE = random.Random(5)
 GARBAGE = {

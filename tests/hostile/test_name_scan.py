@@ -7,17 +7,15 @@ import time
 from collections.abc import Callable
 
 import portway
-import pytest
 from portway_relay.ingress.decision import Alert
 from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import message, records, server_name
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 from portway_testkit.visitors.visiting import TIMEOUT, receive
 from portway_testkit.waiting import eventually
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+pytestmark = MARKS
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 # Two names look alike when the times of their answers are no further apart, in seconds; a guesser on the Internet sees

@@ -5,11 +5,9 @@ from portway_relay.ingress.client_hello import MAX_HELLO, MAX_RECORDS
 from portway_relay.ingress.decision import Alert
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import message_of, records, server_name
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow: four times as many
-# where the machine is busy.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(400)]
+pytestmark = MARKS
 
 NAME = server_name(b"a" * 16 + b".fra.localhost")
 SMALLEST = MAX_HELLO // MAX_RECORDS  # the smallest records that such a hello may come in

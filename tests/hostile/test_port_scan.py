@@ -2,15 +2,12 @@
 
 import socket
 
-import pytest
 from portway_testkit.visitors.attacker import Attack
-from portway_testkit.visitors.siege import Besieged, Checked
+from portway_testkit.visitors.siege import MARKS, Besieged, Checked
 from portway_testkit.visitors.visiting import visit_raw
 from portway_testkit.waiting import eventually
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow: four times as many
-# where the machine is busy.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(400)]
+pytestmark = MARKS
 
 
 def test_a_scan_of_ports_slows_nobody_and_finds_what_is_open(besieged: Besieged) -> None:

@@ -1,13 +1,11 @@
 """Connections for the registry, faster than a node passes them on, from many networks."""
 
-import pytest
 from portway_testkit.visitors.attacker import Attack, Attacker
 from portway_testkit.visitors.hellos import real_hello
-from portway_testkit.visitors.siege import REGISTRY_NAME, Besieged
+from portway_testkit.visitors.siege import MARKS, REGISTRY_NAME, Besieged
 from portway_testkit.waiting import eventually
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+pytestmark = MARKS
 
 # Of a core: 300 a second are passed on, and the others take no more than an accept and a peek.
 SHARE = 0.5

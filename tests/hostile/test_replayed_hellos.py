@@ -12,11 +12,10 @@ from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.attacker import Attack, Attacker
 from portway_testkit.visitors.hellos import real_hello
 from portway_testkit.visitors.origins import TcpOrigin
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 from portway_testkit.visitors.visiting import connect_tls, tls_context
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+pytestmark = MARKS
 
 RATE = 3_600  # a little less than four addresses may open
 ROUND = 0.5

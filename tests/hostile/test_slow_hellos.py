@@ -4,12 +4,10 @@ import pytest
 from portway_relay.config import NodeLimits
 from portway_testkit.visitors.attacker import Attack
 from portway_testkit.visitors.hellos import real_hello
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 from portway_testkit.waiting import eventually
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow: four times as many
-# where the machine is busy.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(400)]
+pytestmark = MARKS
 
 LIMITS = NodeLimits()
 # The socket and a small object each, in MiB; what the process has in memory besides grows and shrinks by more.

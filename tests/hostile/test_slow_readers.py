@@ -5,13 +5,11 @@ from contextlib import ExitStack
 from ssl import SSLSocket
 
 import pytest
-from portway_testkit.visitors.siege import Besieged, Checked, Download, besiege
+from portway_testkit.visitors.siege import MARKS, Besieged, Checked, Download, besiege
 from portway_testkit.visitors.visiting import visit
 from portway_testkit.waiting import eventually
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow: four times as many
-# where the machine is busy.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(400)]
+pytestmark = MARKS
 
 READERS = 24
 # Of a visit that stands still, in MiB: what was read of its lane and waits for the visitor (carrier's high-water mark,

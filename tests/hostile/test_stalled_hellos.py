@@ -10,11 +10,10 @@ from portway_proto.wire.limits import LINK_ALPN
 from portway_testkit.fixtures import AsClient
 from portway_testkit.visitors.attacker import Attack, Attacker
 from portway_testkit.visitors.hellos import real_hello
-from portway_testkit.visitors.siege import Besieged
+from portway_testkit.visitors.siege import MARKS, Besieged
 from portway_testkit.waiting import eventually
 
-# The node, its client and a process that attacks it start first, and rounds of half a second follow.
-pytestmark = [pytest.mark.shares_sockets, pytest.mark.timeout(120)]
+pytestmark = MARKS
 
 MOST = 256  # the node's --max-greetings
 ATTEMPTS = 12

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 # Seconds between updates: fast enough to look alive, slow enough to read.
 REFRESH: Final = 0.5
-# Seconds. Python handles a signal on the main thread, which does not wake for one that the system gives to another, or
-# that comes just before it begins to wait.
-_LOOK_EVERY: Final = 1.0
 _CLEAR_LINE: Final = "\r\x1b[K"
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 _DEFAULT_WIDTH: Final = 80
@@ -62,7 +59,9 @@ class Progress:
     def show_until(self, ended: threading.Event) -> None:
         """Wait for `ended`, and keep the status line up to date meanwhile."""
         if not self._interactive:
-            while not ended.wait(_LOOK_EVERY):
+            # Python handles a signal on the main thread, which does not wake for one that the system gives to another,
+            # or that comes just before it begins to wait.
+            while not ended.wait(REFRESH):
                 pass
             return
         from portway.engine.engine_thread import running_engine

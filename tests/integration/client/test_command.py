@@ -19,6 +19,7 @@ from portway_testkit.fakes.fake_node import FakeNode
 from portway_testkit.fakes.fake_registry import FakeRegistry
 from portway_testkit.processes.children import children_of
 from portway_testkit.processes.threads import signal_another_thread
+from portway_testkit.processes.turns import ended, label_of, line
 from portway_testkit.waiting import PATIENCE
 
 pytestmark = pytest.mark.shares_sockets
@@ -30,18 +31,6 @@ Command = Callable[..., "subprocess.Popen[str]"]
 def command(start_python: Command) -> Command:
     """Starts `portway ARGUMENTS`."""
     return functools.partial(start_python, "-m", "portway")
-
-
-def line(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def ended(process: "subprocess.Popen[str]", code: int) -> str:
-    """Wait for its end; what it wrote to standard error."""
-    out, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code, (process.returncode, out, errors)
-    return errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -256,7 +245,7 @@ def test_a_signal_while_it_opens_ends_it(command: Command, node: FakeNode) -> No
 def test_a_tunnel_lost_for_good_ends_it(command: Command, node: FakeNode) -> None:
     """Exit code 7, whatever becomes of the others: whoever runs it is to start it again."""
     process = command("forward", "8000", "8001")
-    label = label_in(line(process))
+    label = label_of(line(process))
     line(process)
     node.unbound(label, lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_EPOCH, message="somebody took it"))
     [error] = ended(process, 7).splitlines()
@@ -268,10 +257,6 @@ def test_a_tunnel_lost_for_good_ends_it(command: Command, node: FakeNode) -> Non
 QUOTA = lane_pb2.Failure(code=lane_pb2.FAILURE_CODE_QUOTA, message="there may be 2 tunnels")
 
 
-def label_in(url: str) -> str:
-    return url.removeprefix("https://").partition(".")[0]
-
-
 def lost(url: str) -> str:
     """What the command says when the quota has taken a tunnel."""
     return f"portway: the tunnel to {url} is gone for good: there may be 2 tunnels\n"
@@ -281,7 +266,7 @@ def test_a_tunnel_over_the_quota_ends_no_other(command: Command, node: FakeNode)
     """What the quota does not allow is told on standard error, and in the exit code after the signal."""
     process = command("forward", "8000", "8001")
     urls = [line(process) for _ in range(2)]
-    node.unbound(label_in(urls[0]), QUOTA)
+    node.unbound(label_of(urls[0]), QUOTA)
     assert process.stderr is not None
     assert process.stderr.readline() == lost(urls[0])
     assert process.poll() is None
@@ -295,7 +280,7 @@ def test_the_last_tunnel_over_the_quota_ends_it(command: Command, node: FakeNode
     process = command("forward", "8000", "8001")
     urls = [line(process) for _ in range(2)]
     for url in urls:
-        node.unbound(label_in(url), QUOTA)
+        node.unbound(label_of(url), QUOTA)
     assert sorted(ended(process, 7).splitlines(keepends=True)) == sorted(map(lost, urls))
 
 

@@ -16,14 +16,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import portway
 from portway_runtime.secret_files import replace_file
 
+from portway_lab.cluster.processes import OPENS_WITHIN
 from portway_lab.cluster.visits import answer, answer_upload, pieces
-
-_OPENS_WITHIN: Final = 45.0  # seconds: beside many programs, of which most have just been started
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -82,7 +81,7 @@ def main() -> None:
             server = _Server(name)
             began = time.perf_counter()
             opening = portway.forward(
-                server.server_address[1], unencrypted=options.raw, region=options.region, timeout=_OPENS_WITHIN
+                server.server_address[1], unencrypted=options.raw, region=options.region, timeout=OPENS_WITHIN
             )
             try:
                 tunnel = open_tunnels.enter_context(opening)

@@ -22,6 +22,8 @@ from portway_testkit.processes.ports import held_port
 
 # Seconds. The first imports of a program take some on a slow disk; one that takes longer than this hangs.
 START_WITHIN = 60.0
+# Seconds for a tunnel of such a program, beside others that have just been started: less, so that it says why.
+OPENS_WITHIN = 45.0
 END_WITHIN = 15.0
 LOG_TAIL = 20  # lines of a dead process's log that go into an error: enough for a traceback
 _POLL = 0.02
@@ -109,8 +111,9 @@ class Processes:
     def kept_port(self, host: str) -> int:
         """A free port of this machine's that is kept for a process until all are ended: it may come back to it after it
         was killed. Nobody else is given it."""
-        self._held.append(held_port(host))
-        port: int = self._held[-1].getsockname()[1]
+        holder = held_port(host)
+        self._held.append(holder)
+        port: int = holder.getsockname()[1]
         return port
 
     def wait_ready(self, process: Process, within: float = START_WITHIN) -> dict[str, Any]:

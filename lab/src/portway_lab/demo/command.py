@@ -25,14 +25,13 @@ from portway_runtime.secret_files import replace_file
 
 from portway_lab.cluster.delay_network import why_not
 from portway_lab.cluster.portway import Cluster, NodePlan, RegistryPlan, start_cluster
-from portway_lab.cluster.processes import Processes, ProcessFailed
+from portway_lab.cluster.processes import OPENS_WITHIN, Processes, ProcessFailed
 from portway_lab.cluster.regions import start_regions
 from portway_lab.demo import regions as demo_regions
 from portway_lab.demo.folders import make_folder, owned_folder
 
 _REGIONS = (("fra", 50.1, 8.7), ("iad", 38.9, -77.4), ("syd", -33.9, 151.2))
 _REQUEST_TIMEOUT = 20.0  # seconds; a request on one machine takes milliseconds
-_OPENS_WITHIN = 45.0  # seconds; most take less than one
 _WATCH_INTERVAL = 0.2
 
 
@@ -205,7 +204,7 @@ def _show(cluster: Cluster, folder: Path, processes: Processes, check: bool) -> 
         port = server.server_address[1]
         started = time.perf_counter()
         try:
-            with portway.forward(port, timeout=_OPENS_WITHIN) as tunnel:
+            with portway.forward(port, timeout=OPENS_WITHIN) as tunnel:
                 took = (time.perf_counter() - started) * 1000
                 print(f"\nforward({port}) was ready after {took:.0f} ms:\n    {tunnel.url}")
                 _request(tunnel.url, cluster.ca)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _FRANKFURT: Final = NodePlan("fra-1", "fra", 50.1, 8.7)
 # Not localhost, whose http:// a browser trusts as if it were https.
 _DOMAIN: Final = "tunnels.test"
-_LISTENS_WITHIN: Final = 90.0  # seconds: a JupyterLab on a busy machine
 _SHOWN_WITHIN: Final = 45_000.0  # milliseconds: a kernel that starts on two cores
 _MISSING_WITHIN: Final = 12_000.0  # without a setting: what then is not there does not come later
 _CANNOT_RUN: Final = 2
@@ -128,7 +127,7 @@ def _outcome(
         RunningProgram(portway, {**os.environ, **cluster.exports}, log) as tunnel,
     ):
         url = tunnel.line()
-        wait_listening(port, server.check_alive, _LISTENS_WITHIN)
+        wait_listening(port, server.check_alive)
         context = browser.new_context()
         page = context.new_page()
         page.set_default_timeout(within)

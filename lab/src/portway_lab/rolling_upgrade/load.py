@@ -3,6 +3,7 @@
 Here: the load, and its failures. Not here: the restarts of the nodes (command.py).
 """
 
+import math
 import random
 import ssl
 import threading
@@ -49,7 +50,7 @@ class Load(GoingOn):
         self._context = visitor_context(ca)
         self._tunnels = tunnels
         self._admin = ready
-        self._ready: dict[str, float] = {}  # when the last look began at which a node was ready
+        self._ready = dict.fromkeys(ready, -math.inf)  # when the last look began, if it was ready then
         self._lock = threading.Lock()
         kinds: list[tuple[Callable[[random.Random], None], int]] = [
             (self._ask_on_new, _NEW),
@@ -152,6 +153,6 @@ class Load(GoingOn):
                 looked = time.monotonic()
                 try:
                     with opener.open(f"http://{admin}/readyz", timeout=1):
-                        self._ready = self._ready | {node: looked}
+                        self._ready[node] = looked
                 except OSError:
-                    self._ready = {other: seen for other, seen in self._ready.items() if other != node}
+                    self._ready[node] = -math.inf

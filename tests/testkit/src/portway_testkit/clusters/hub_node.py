@@ -16,7 +16,6 @@ class HubNode:
     """Both ends of its stream."""
 
     def __init__(self, hub: Hub, name: str, certificate: bytes = b"", **info: Any) -> None:
-        self._hub = hub
         self._requests: asyncio.Queue[NodeMessage] = asyncio.Queue()
         self._changed = asyncio.Event()
         self.heard: list[RegistryMessage] = []
@@ -25,20 +24,12 @@ class HubNode:
 
     async def until(self, kind: str, number: int = 1) -> RegistryMessage:
         """The `number`-th message of a kind."""
-        async with asyncio.timeout(PATIENCE):
-            while len(found := [message for message in self.heard if message.HasField(kind)]) < number:  # type: ignore[arg-type]
-                self._changed.clear()
-                await self._changed.wait()
-        return found[number - 1]
+        return (await self._heard(kind, lambda found: len(found) >= number))[number - 1]
 
     async def last(self, kind: str, is_it: Callable[[RegistryMessage], object]) -> RegistryMessage:
         """The last message of a kind, once it is the one. Lists come as often as something has changed: again just
         after a registration, or once where two follow each other closely."""
-        async with asyncio.timeout(PATIENCE):
-            while not (found := [message for message in self.heard if message.HasField(kind)]) or not is_it(found[-1]):  # type: ignore[arg-type]
-                self._changed.clear()
-                await self._changed.wait()
-        return found[-1]
+        return (await self._heard(kind, lambda found: found and is_it(found[-1])))[-1]
 
     async def lists(self, *names: str) -> Peers:
         """The last list of peers, once these are on it."""
@@ -50,6 +41,14 @@ class HubNode:
     async def stop(self) -> None:
         self.task.cancel()
         await asyncio.wait([self.task])
+
+    async def _heard(self, kind: str, enough: Callable[[list[RegistryMessage]], object]) -> list[RegistryMessage]:
+        """All messages of a kind, once they are enough."""
+        async with asyncio.timeout(PATIENCE):
+            while not enough(found := [message for message in self.heard if message.HasField(kind)]):  # type: ignore[arg-type]
+                self._changed.clear()
+                await self._changed.wait()
+        return found
 
     async def _say(self) -> AsyncIterator[NodeMessage]:
         while True:

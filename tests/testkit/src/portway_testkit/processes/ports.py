@@ -12,7 +12,7 @@ LOOPBACK = "127.0.0.1"
 _FREE_PORTS = range(10_000, 20_000)
 _RAW_PORTS = range(20_000, 30_000)
 _RAW_BLOCK = 50
-_LISTENING_WITHIN = 30.0
+_LISTENING_WITHIN = 90.0  # seconds: what a JupyterLab takes on a busy machine
 _POLL = 0.02
 
 _given: set[int] = set()  # by free_port, in this process
@@ -20,10 +20,7 @@ _given: set[int] = set()  # by free_port, in this process
 
 def raw_port_range(size: int = _RAW_BLOCK) -> tuple[int, int]:
     """First and last port of a random block of this worker's: a node skips ports that are taken."""
-    share = _share_of(_RAW_PORTS)
-    if len(share) <= size:  # of very many workers
-        share = _RAW_PORTS
-    first = random.randrange(share.start, share.stop - size)
+    [first] = raw_port_blocks(1, size)
     return first, first + size - 1
 
 
@@ -70,9 +67,9 @@ def held_port(host: str = LOOPBACK, port: int = 0) -> socket.socket:
     return holder
 
 
-def wait_listening(port: int, check_alive: Callable[[], None], within: float = _LISTENING_WITHIN) -> None:
-    """Return once a program listens on the port; `check_alive` raises when it has ended. `within`: seconds."""
-    deadline = time.monotonic() + within
+def wait_listening(port: int, check_alive: Callable[[], None]) -> None:
+    """Return once a program listens on the port; `check_alive` raises when it has ended."""
+    deadline = time.monotonic() + _LISTENING_WITHIN
     while True:
         check_alive()
         try:

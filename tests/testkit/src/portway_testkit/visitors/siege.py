@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
 
+import pytest
 from portway.tunnel import Tunnel
 
 from portway_testkit.visitors.attacker import Attack, Attacker, AttackReport
@@ -35,6 +36,9 @@ _PAIRS: Final = 5 * LONGER
 _MOST_PAIRS: Final = 4 * _PAIRS
 # A tunnel in use keeps at least this share of its speed, whatever visitors do.
 _ENOUGH: Final = 0.8
+# Of tests that besiege. The node, its client and a process that attacks it start first, and rounds follow, of which
+# there are four times as many where the machine is busy.
+MARKS: Final = [pytest.mark.shares_sockets, pytest.mark.timeout(400)]
 _CHECKED_BYTES: Final = 64 * 1024  # of a new visitor's download
 # Of the registry, at the node's public port. Its certificate is for others: attackers do not mind.
 REGISTRY_NAME: Final = "registry.localhost"
