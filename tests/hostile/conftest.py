@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from portway.tunnel import Tunnel
 from portway_lab.cluster.portway import NodePlan, RegistryPlan, start_cluster
 from portway_lab.cluster.processes import Processes
 from portway_testkit.fakes.fake_node import FakeNode
+from portway_testkit.visitors.hostile_sibling import HostileSibling, hostile_sibling
 from portway_testkit.visitors.origins import TcpOrigin
 from portway_testkit.visitors.siege import LONGER, REGISTRY_NAME, Besieged, endless
 
@@ -68,6 +69,13 @@ def hostile(authority: trustme.CA) -> Iterator[FakeNode]:
 @pytest.fixture
 def honest(authority: trustme.CA) -> Iterator[FakeNode]:
     with FakeNode("honest", authority) as node:
+        yield node
+
+
+@pytest.fixture
+async def sibling(besieged: Besieged) -> AsyncIterator[HostileSibling]:
+    """A node of the same region, as far as the registry and the besieged node know."""
+    async with hostile_sibling(besieged) as node:
         yield node
 
 

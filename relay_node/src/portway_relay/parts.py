@@ -25,6 +25,7 @@ from portway_relay.expiry import Expiry
 from portway_relay.ingress.raw_visitors import RawVisitors
 from portway_relay.lacking_regions import LackingRegions
 from portway_relay.memory_limit import MIB, MemoryLimit
+from portway_relay.mesh.frame_budgets import PeerBudgets
 from portway_relay.mesh.peers import Peers
 from portway_relay.mesh.sibling_tunnels import SiblingTunnels
 from portway_relay.net.node_address import NodeAddress
@@ -67,6 +68,7 @@ class Base:
     address: NodeAddress
     rate: AddressRate  # of connections, at the public port, the plain HTTP port and raw ports together
     handshakes: PrefixShares  # that peers begin and do not complete
+    peer_budgets: PeerBudgets
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ def build_base(
             window=_HANDSHAKE_WINDOW,
             first_is_free=True,
         ),
+        PeerBudgets(clock),
     )
 
 
@@ -158,6 +161,7 @@ def build_routing(base: Base) -> Routing:
         config.region,
         base.carrier,
         certificates.current,
+        base.peer_budgets,
         held,
         clock=base.clock,
         on_failure=base.on_failure,
@@ -243,6 +247,7 @@ def build_raw_ports(base: Base, routing: Routing) -> RawPortParts:
         owners,
         known,
         SiblingPorts(range(ports.first, ports.last + 1), known, account, sockets),
+        clock=base.clock,
         on_failure=base.on_failure,
     )
     addresses = RegionAddresses(account, reservation, routing.peers)

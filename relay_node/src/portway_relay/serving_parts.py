@@ -117,6 +117,7 @@ def build_serving(base: Base, routing: Routing, raw: RawPortParts) -> Serving:
         carrier,
         certificates.mesh_tls,
         requests,
+        base.peer_budgets,
         capacity=limits.max_greetings,
         capacity_per_address=limits.max_greetings_per_address,
         clock=base.clock,

@@ -7,10 +7,10 @@ allowed.
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Final, Protocol
 
+from portway_runtime.fair_queue import FairQueue
 from portway_runtime.threads import single_thread
 
 logger = logging.getLogger(__name__)
@@ -35,18 +35,17 @@ class SignatureChecks:
         """Start the thread. Raises NoThread."""
         self._thread = single_thread("portway signatures")
         self._loop = asyncio.get_running_loop()
-        # By sender; the one whose turn it is comes first.
-        self._waiting: OrderedDict[Hashable, deque[tuple[Checkable, asyncio.Future[bool]]]] = OrderedDict()
+        self._waiting: FairQueue[tuple[Checkable, asyncio.Future[bool]]] = FairQueue()
         self._running = False
 
     def __len__(self) -> int:
         """Signatures that wait for the thread."""
-        return sum(map(len, self._waiting.values()))
+        return len(self._waiting)
 
     def check(self, signed: Checkable, sender: Hashable = None) -> "asyncio.Future[bool]":
         """A future of whether it is genuine. All that have no `sender` share the turns of one."""
         answer: asyncio.Future[bool] = self._loop.create_future()
-        self._waiting.setdefault(sender, deque()).append((signed, answer))
+        self._waiting.put(sender, (signed, answer))
         if not self._running:
             self._running = True
             self._loop.call_soon(self._start)  # what else is asked for in this turn of the loop goes along
@@ -54,30 +53,18 @@ class SignatureChecks:
 
     def close(self) -> None:
         """Stop; checks that have not begun are cancelled."""
-        for asked in self._waiting.values():
-            for _, answer in asked:
-                answer.cancel()
-        self._waiting.clear()
+        for _, answer in self._waiting.take(len(self._waiting)):
+            answer.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> None:
-        batch = [(signed, answer) for signed, answer in self._take() if not answer.done()]
+        batch = [(signed, answer) for signed, answer in self._waiting.take(_PER_TURN) if not answer.done()]
         if not batch:
             self._running = bool(self._waiting)
             if self._running:
                 self._loop.call_soon(self._start)
             return
         self._thread.submit(self._check, batch)
-
-    def _take(self) -> "list[tuple[Checkable, asyncio.Future[bool]]]":
-        """Those of the next turn of the thread."""
-        taken: list[tuple[Checkable, asyncio.Future[bool]]] = []
-        while self._waiting and len(taken) < _PER_TURN:
-            sender, asked = self._waiting.popitem(last=False)
-            taken.append(asked.popleft())
-            if asked:
-                self._waiting[sender] = asked  # behind the others
-        return taken
 
     def _check(self, batch: list[tuple[Checkable, "asyncio.Future[bool]"]]) -> None:
         """On the thread."""

@@ -2,6 +2,7 @@
 
 import pytest
 from portway_proto.wire.statements import SigningKey
+from portway_relay.mesh import frame_budgets
 from portway_testkit.clusters.cluster import Cluster
 from portway_testkit.links.hand_tunnel import Bind
 from portway_testkit.links.thief import SEEN, Thief
@@ -17,6 +18,12 @@ INVENTED = 101_000
 INVENTED_AT_REGISTRY = 5_000
 LATER = 15.0
 HONEST = ("fra-1", "iad-1")
+
+
+@pytest.fixture(autouse=True)
+def unpaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes read what others say as fast as it comes: at their pace the flood would take two minutes."""
+    monkeypatch.setattr(frame_budgets, "_PER_SECOND", 1_000_000)
 
 
 @pytest.mark.parametrize("home", HONEST)

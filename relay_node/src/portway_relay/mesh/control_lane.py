@@ -23,6 +23,8 @@ from portway_proto.wire.statements import Presence
 from portway_runtime.backoff import Backoff
 from portway_runtime.tasks import Tasks
 
+from portway_relay.mesh.frame_budgets import PeerBudget
+
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.2
@@ -42,6 +44,7 @@ class ControlLane:
         name: str,
         carrier: Carrier,
         target: DialTarget,
+        budget: PeerBudget,
         tasks: Tasks,
         held: Callable[[], Iterable[TunnelInfo | Presence]] | None,
         state: Callable[[], "NodeState.ValueType"],
@@ -55,6 +58,7 @@ class ControlLane:
         self._name = name
         self._carrier = carrier
         self._target = target
+        self._budget = budget
         self._held = held
         self._state = state
         self._failed = False  # the last try, or the last lane
@@ -177,6 +181,7 @@ class ControlLane:
         self._lane, self._up_since = lane, self._loop.time()
         self._failed = False
         self._sent = self._acknowledged = 0
+        lane.charge_to(self._budget)
         lane.send(*self._target.greeting)
         if self._held is None:
             self.tell(Routes(state=self._state()))
@@ -218,11 +223,12 @@ class ControlLane:
 
     def _answer(self, payload: bytes) -> None:
         answer = Answer.FromString(payload)
+        future = self._answers.get(answer.request)
+        if future is None or future.done():
+            return
         if answer.HasField("tunnel"):
             answer.tunnel.CopyFrom(tunnel_record(answer.tunnel))
-        future = self._answers.get(answer.request)
-        if future is not None and not future.done():
-            future.set_result(answer)
+        future.set_result(answer)
 
     def _routes_heard(self, payload: bytes) -> None:
         number = RoutesHeard.FromString(payload).number

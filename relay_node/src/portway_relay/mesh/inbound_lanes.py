@@ -39,6 +39,8 @@ from portway_runtime.tasks import Tasks
 from portway_runtime.time_limit import time_limit
 from portway_runtime.tls_choices import Group
 
+from portway_relay.mesh.frame_budgets import PeerBudgets
+
 logger = logging.getLogger(__name__)
 
 # Twice the lanes that the pool of another node dials (SpareSizes.lanes): its previous pool may still be closing.
@@ -87,6 +89,7 @@ class InboundLanes:
         carrier: Carrier,
         mesh_tls: Callable[[Group], ServerTls],
         events: MeshEvents,
+        budgets: PeerBudgets,
         *,
         capacity: int,
         capacity_per_address: int,
@@ -100,6 +103,7 @@ class InboundLanes:
         self._carrier = carrier
         self._mesh_tls = mesh_tls
         self._events = events
+        self.budgets = budgets
         self._handshaking = HalfOpenConnections[Stream](
             capacity, capacity_per_address, lambda stream: stream.abort(), clock, min_age=STALLED_AFTER
         )
@@ -236,6 +240,7 @@ class _InboundLane:
         self.node = identity.node
         self._lanes = lanes
         self._events = events
+        self._budget = lanes.budgets.control_lane(identity.node)  # used once it says that it is a control lane
         self._lane: Lane | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._hello: Peer | None = None
@@ -312,13 +317,17 @@ class _InboundLane:
             return
         self._hello = hello
         if hello.control:
+            lane.charge_to(self._budget)
             self._lanes.control_lane_up(self)
-        elif self._lanes.retiring:
+            return
+        lane.charge_to(self._lanes.budgets.data_lane())
+        if self._lanes.retiring:
             self.retire()
 
     def _routes(self, lane: Lane, payload: bytes) -> None:
         """Pass the routes on, and acknowledge them if they are numbered: this node listens on their raw ports then."""
         sent = Routes.FromString(payload)
+        self._budget.entries(len(sent.bound) + len(sent.gone) + len(sent.presences))
         routes = Routes(
             bound=map(tunnel_record, sent.bound),
             gone=sent.gone,

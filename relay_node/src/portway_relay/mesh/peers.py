@@ -31,6 +31,7 @@ from portway_runtime.tasks import Tasks
 
 from portway_relay.certificates import LoadedCertificates
 from portway_relay.mesh.control_lane import ControlLane
+from portway_relay.mesh.frame_budgets import PeerBudget, PeerBudgets
 
 logger = logging.getLogger(__name__)
 
@@ -61,16 +62,18 @@ class Peer:
         info: NodeInfo,
         carrier: Carrier,
         loaded: LoadedCertificates,
+        budget: PeerBudget,
         tasks: Tasks,
         held: Callable[[], Iterable[TunnelInfo | Presence]] | None,
         state: Callable[[], "NodeState.ValueType"],
     ) -> None:
-        """Dial the node now. `tasks`, `held` and `state` are the control lane's."""
+        """Dial the node now. `budget`, `tasks`, `held` and `state` are the control lane's."""
         self.info = info
         self.pool: Pool = carrier.dialling_pool(
             self._target(loaded, control=False), Side.OPENER, SIZES, self._dial_failed
         )
-        self.control = ControlLane(info.name, carrier, self._target(loaded, control=True), tasks, held, state)
+        target = self._target(loaded, control=True)
+        self.control = ControlLane(info.name, carrier, target, budget, tasks, held, state)
 
     def is_reached_as(self, info: NodeInfo) -> bool:
         """Whether `info` has the address, the server name and the region of this peer."""
@@ -121,6 +124,7 @@ class Peers:
         region: str,
         carrier: Carrier,
         certificates: Callable[[], LoadedCertificates],
+        budgets: PeerBudgets,
         held: Callable[[], Iterable[TunnelInfo | Presence]],
         *,
         clock: Monotonic,
@@ -132,6 +136,7 @@ class Peers:
         self._region = region
         self._carrier = carrier
         self._certificates = certificates
+        self._budgets = budgets
         self._held = held
         self._tasks = Tasks("mesh", on_failure)
         self._far_questions = TokenBucket(_FAR_QUESTIONS, _FAR_QUESTIONS, clock)
@@ -251,8 +256,9 @@ class Peers:
             before.retire()
         # Siblings are told what this node holds; nodes of other regions ask a registry.
         held = self._held if node.region == self._region else None
+        budget = self._budgets.control_lane(node.name)
         peer = self._peers[node.name] = Peer(
-            node, self._carrier, self._certificates(), self._tasks, held, lambda: self._state
+            node, self._carrier, self._certificates(), budget, self._tasks, held, lambda: self._state
         )
         return peer
 

@@ -12,13 +12,11 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.rates import KeyedRate, TokenBucket
 
 from portway_relay.config import NodeLimits
+from portway_relay.net.data_lane_budget import DataLaneBudget
 
 # So many bytes count as one frame more: a BIND with a ticket has 1.5 KiB, and parsing 256 empty frames takes a tenth of
 # a millisecond.
 _BYTES_PER_FRAME: Final = 1024
-# A data lane needs one PING or PONG every 5 s outside its visits.
-_DATA_LANE_FRAMES_PER_SECOND: Final = 2
-_DATA_LANE_FRAME_BURST: Final = 64
 # Tokens whose buckets are remembered: twice the sessions that a node takes by default.
 _TOKENS: Final = 10_000
 
@@ -41,7 +39,7 @@ class FrameBudgets:
 
     def data_lane(self) -> FrameBudget:
         """For a data lane. Its token is not charged: thousands of idle lanes answer PINGs."""
-        return _DataLaneBudget(TokenBucket(_DATA_LANE_FRAMES_PER_SECOND, _DATA_LANE_FRAME_BURST, self._clock))
+        return DataLaneBudget(self._clock)
 
 
 class _ControlLaneBudget:
@@ -53,19 +51,5 @@ class _ControlLaneBudget:
         self._token_id = token_id
 
     def charge(self, frames: int, size: int) -> float:
-        cost = _cost(frames, size)
+        cost = frames + size / _BYTES_PER_FRAME
         return max(self._lane.charge(cost), self._tokens.charge(self._token_id, cost))
-
-
-class _DataLaneBudget:
-    __slots__ = ("_lane",)
-
-    def __init__(self, lane: TokenBucket) -> None:
-        self._lane = lane
-
-    def charge(self, frames: int, size: int) -> float:
-        return self._lane.charge(_cost(frames, size))
-
-
-def _cost(frames: int, size: int) -> float:
-    return frames + size / _BYTES_PER_FRAME

@@ -19,6 +19,7 @@ from portway_proto.wire.frames import Opening, RefusalReason
 from portway_proto.wire.limits import MESH_ALPN
 from portway_proto.wire.statements import Presence
 from portway_relay.certificates import LoadedCertificates
+from portway_relay.mesh.frame_budgets import PeerBudgets
 from portway_relay.mesh.inbound_lanes import InboundLanes
 from portway_relay.mesh.peers import Peers
 from portway_runtime.certificates import CertifiedKey
@@ -65,11 +66,13 @@ class Node:
         self.failures: list[BaseException] = []
         self.settled = 0  # handshakes that are over, or never began
         self.carrier = PythonCarrier(Limits(ping_interval=0.2))
+        self.budgets = PeerBudgets(time.monotonic)
         self.peers = Peers(
             name,
             region,
             self.carrier,
             lambda: self.loaded,
+            self.budgets,
             lambda: [*self.sessions, *self.holds.values()],
             clock=time.monotonic,
             on_failure=self.failures.append,
@@ -79,6 +82,7 @@ class Node:
             self.carrier,
             lambda group: self.loaded.lane_tls(MESH_ALPN, group),
             self,
+            self.budgets,
             **{"capacity": 100, "capacity_per_address": 100, "time_limit": 5.0} | limits,
             clock=time.monotonic,
             on_failure=self.failures.append,
