@@ -31,6 +31,8 @@ from portway_testkit.links.carrier_link import (
 class FakeBudget:
     """Remembers what is charged, and answers what a test has set."""
 
+    unread = 8 * 1024
+
     def __init__(self, *seconds: float) -> None:
         self.charged: list[tuple[int, int]] = []
         self.charged_at: list[float] = []  # by the loop's clock
@@ -119,6 +121,25 @@ async def test_a_lane_above_its_budget_is_not_read_for_a_while(
         first, second = budget.charged_at
         assert second - first > pause * 0.8
         assert budget.charged[1:] == [(1, 9)]
+
+
+async def test_a_lane_that_is_read_slowly_shows_life(
+    make_carrier: CarrierMaker, server_tls: ServerTls, trusting: ssl.SSLContext
+) -> None:
+    """Twice in the time in which its peer expects it: the peer's own PINGs wait behind what is not read."""
+    budget = FakeBudget(*[0.01] * 100)
+    limits = Limits(ping_interval=0.4)
+    async with lane_of_a_stranger(make_carrier(limits), server_tls, trusting, greeted=True) as (far, lane, _):
+        lane.charge_to(budget)
+        clock = asyncio.get_running_loop()
+        for _ in range(2):
+            began = clock.time()
+            shown = asyncio.ensure_future(far.reader.readexactly(len(PING_FRAME)))
+            while not shown.done():
+                far.send(encode_frame(FrameType.UNBIND, b"one more"))
+                await asyncio.sleep(0.02)
+            assert (await shown)[0] == FrameType.PING  # the type is the first byte
+        assert clock.time() - began > limits.ping_interval / 2 * 0.8
 
 
 async def test_a_lane_far_above_its_budget_is_closed(

@@ -43,6 +43,7 @@ class PeerBudget:
     """The FrameBudget of one control lane."""
 
     __slots__ = ("_node", "_nodes")
+    unread: Final = 64 * 1024
 
     def __init__(self, nodes: KeyedRate[str], node: str) -> None:
         self._nodes = nodes

@@ -16,6 +16,7 @@ class DataLaneBudget:
     """The FrameBudget of one data lane."""
 
     __slots__ = ("_bucket",)
+    unread: Final = 8 * 1024
 
     def __init__(self, clock: Monotonic) -> None:
         self._bucket = TokenBucket(_FRAMES_PER_SECOND, _FRAME_BURST, clock)

@@ -44,6 +44,7 @@ class FrameBudgets:
 
 class _ControlLaneBudget:
     __slots__ = ("_lane", "_token_id", "_tokens")
+    unread: Final = 8 * 1024
 
     def __init__(self, lane: TokenBucket, tokens: KeyedRate[str], token_id: str) -> None:
         self._lane = lane

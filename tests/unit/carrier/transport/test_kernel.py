@@ -21,7 +21,7 @@ def test_a_socket_that_is_closed_already_is_no_error() -> None:
             transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
             transport.abort()
             await until(lambda: transport.get_extra_info("socket").fileno() < 0)
-            kernel.receive_little(transport)
+            kernel.receive_little(transport, 8 * 1024)
             assert not kernel.at_end(transport)
             kernel.reset_on_close(transport)
             assert kernel.tcp_state(transport) is None
@@ -113,7 +113,7 @@ def test_nothing_waits_for_the_processs_default_timeout(
             state = kernel.tcp_state(transport)
             assert state is not None
             assert not state.gone
-            kernel.receive_little(transport)
+            kernel.receive_little(transport, 8 * 1024)
             transport.abort()
             await until(lambda: transport.get_extra_info("socket").fileno() < 0)
 

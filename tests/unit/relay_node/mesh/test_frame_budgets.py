@@ -1,15 +1,20 @@
 """Budgets of what other nodes send outside visits."""
 
+import time
+
 import pytest
+from portway_carrier.values import Limits
 from portway_proto.v1.lane_pb2 import Answer, Gone, Routes
 from portway_proto.wire.frames import FrameType
 from portway_relay.mesh import frame_budgets
 from portway_relay.mesh.frame_budgets import PeerBudgets
 from portway_testkit.fakes.clock import ManualClock
+from portway_testkit.links import mesh_lanes
 from portway_testkit.links.carrier_link import until
 from portway_testkit.links.mesh_lanes import Make
 
 MANY = 1_000
+LETTERS = str.maketrans("0123456789", "abcdefghij")
 
 
 @pytest.fixture
@@ -54,3 +59,18 @@ async def test_what_comes_on_either_control_lane_is_charged(make: Make, monkeypa
         for _ in range(2 * MANY):
             lane.send(FrameType.ANSWER, Answer(request=1).SerializeToString())
     await until(lambda: of_two.charge(0, 0) > 0)
+
+
+async def test_a_long_report_is_read_slowly_and_heard(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than the node that reports waits for a sign of life: its PINGs wait behind the report."""
+    monkeypatch.setattr(frame_budgets, "_PER_SECOND", 25_000)
+    monkeypatch.setattr(frame_budgets, "_BURST", 0.0)
+    monkeypatch.setattr(mesh_lanes, "Limits", lambda **_: Limits(ping_interval=1.0))
+    one, two = make("one"), make("two")
+    for number in range(50_000):
+        one.hold(f"{number:016}".translate(LETTERS))
+    began = time.monotonic()
+    one.update_peers([two.info])
+    await until(lambda: bool(two.wholes))
+    assert time.monotonic() - began > Limits(ping_interval=1.0).ping_interval * Limits().silences
+    assert sum(len(routes.bound) for _, routes in two.heard) == len(one.holds)

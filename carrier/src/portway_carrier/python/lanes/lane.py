@@ -28,7 +28,7 @@ from portway_runtime.endpoints import Endpoint
 from portway_carrier.contract import FrameBudget, LaneEvents
 from portway_carrier.errors import CarrierError, ConnectionLost, PeerFailed, ProtocolViolation
 from portway_carrier.python.core.core import Core
-from portway_carrier.python.lanes.control_intake import ControlIntake
+from portway_carrier.python.lanes.control_intake import LIFE, ControlIntake
 from portway_carrier.python.lanes.framed_connection import FramedConnection
 from portway_carrier.python.lanes.lane_parties import LanePool, LaneVisit
 from portway_carrier.python.transport import kernel
@@ -257,8 +257,12 @@ class PyLane(FramedConnection):
             super().resume_source()
 
     def _leave_unread(self, seconds: float) -> None:
-        if self.transport is not None:
-            kernel.receive_little(self.transport)  # otherwise what has piled up by then is read in one turn
+        if self.transport is not None and self._intake.budget is not None:
+            # Otherwise what has piled up by then is read in one turn.
+            kernel.receive_little(self.transport, self._intake.budget.unread)
+        idle = self.state.idle and not self.writes_paused
+        if idle and self._intake.is_life_due(self.core.loop.time(), self.core.limits.ping_interval):
+            self.write_frames(LIFE)
         if self._unread is None:
             super().pause_source()
         else:

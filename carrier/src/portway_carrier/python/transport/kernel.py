@@ -20,7 +20,6 @@ _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
 _TCP_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 # ESTABLISHED, FIN_WAIT1 and FIN_WAIT2 (this side has sent FIN), CLOSE_WAIT (the peer has sent FIN).
 _ALIVE: Final = (1, 4, 5, 8)
-_LITTLE: Final = 8 * 1024  # bytes; Linux doubles it, for what it needs itself
 # Bytes that are still read from a connection that was lost. A peer that sent more than this is cut off in the middle.
 _MOST_REST: Final = 1024 * 1024
 _INT: Final = struct.Struct("=i")
@@ -205,11 +204,12 @@ def end_writing(transport: WriteTransport) -> None:
         transport.abort()
 
 
-def receive_little(transport: BaseTransport) -> None:
-    """Let the kernel hold few bytes that were received and not read, so that the peer has to wait with its next."""
+def receive_little(transport: BaseTransport, size: int) -> None:
+    """Let the kernel hold no more bytes than this, some, that were received and not read, so that the peer has to wait
+    with its next. Linux doubles it, for what it needs itself."""
     with _borrowed(transport) as sock, suppress(OSError):
         if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LITTLE)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 def reset_on_close(transport: BaseTransport) -> None:
