@@ -68,10 +68,7 @@ class FrameBudget(Protocol):
     """What the frames of a lane that belong to no visit are charged to."""
 
     @property
-    def unread(self) -> int:
-        """Bytes that may wait in the system for a lane that is not read, some: they are read in one turn of the loop,
-        and a lane that is read slowly gets no more of them in a round trip."""
-        ...
+    def unread(self) -> int: ...  # bytes, some, that may wait in the system for a lane that is not read
 
     def charge(self, frames: int, size: int) -> float:
         """Charge frames that were received together, and their bytes. Bytes of frames that are skipped are in `size`
@@ -92,8 +89,8 @@ class Lane(Protocol):
 
     def charge_to(self, budget: FrameBudget) -> None:
         """Charge what the peer sends outside visits to `budget` from now on: PINGs as well, which are answered here,
-        and never DATA. A lane that would have to be left unread for longer than Limits.ping_interval is closed with
-        ProtocolViolation. While it is read slowly the peer gets PINGs, so that it does not take this side for dead."""
+        and never DATA. A lane above it is left unread, with PINGs to its peer, which may take it for dead otherwise; or,
+        for longer than Limits.ping_interval, closed with ProtocolViolation."""
         ...
 
     def refuse(self, reason: RefusalReason, message: str = "") -> None:
