@@ -89,7 +89,7 @@ class Lane(Protocol):
 
     def charge_to(self, budget: FrameBudget) -> None:
         """Charge what the peer sends outside visits to `budget` from now on: PINGs as well, which are answered here,
-        and never DATA. A lane above it is left unread, with PINGs to its peer, which may take it for dead otherwise; or,
+        and never DATA. A lane above it is left unread, with PINGs to its peer, which may take it for dead otherwise;
         for longer than Limits.ping_interval, closed with ProtocolViolation."""
         ...
 
