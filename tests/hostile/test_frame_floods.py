@@ -12,8 +12,8 @@ from portway_relay.config import NodeLimits
 from portway_testkit.clusters.hand_grants import Grants, HandGrant
 from portway_testkit.signers import SessionSigner
 from portway_testkit.visitors.flooder import RECORD, Flood, Flooder, FloodReport
+from portway_testkit.visitors.lane_flood import lane_to
 from portway_testkit.visitors.siege import MARKS, Besieged
-from portway_testkit.visitors.visiting import connect_tls, tls_context
 from portway_testkit.waiting import eventually
 
 pytestmark = MARKS
@@ -61,8 +61,7 @@ def test_pings_before_the_first_frame_are_not_answered(besieged: Besieged, flood
 
 def certificate(besieged: Besieged) -> bytes:
     """The node's, as TLS shows it."""
-    context = tls_context(besieged.ca, LINK_ALPN)
-    with connect_tls(context, (besieged.host, besieged.port), besieged.server_name) as lane:
+    with lane_to(besieged, LINK_ALPN) as lane:
         shown = lane.getpeercert(binary_form=True)
     assert shown is not None
     return shown

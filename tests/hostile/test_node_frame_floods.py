@@ -18,7 +18,7 @@ pytestmark = MARKS
 
 PING = encode_frame(FrameType.PING, b"12345678")
 ROUNDS = 5  # of a second each
-# 0.02 to 0.13 was measured; without budgets 0.9 to 1.
+# 0.00 to 0.06 was measured; without budgets 0.9 to 1.
 MOST_OF_A_CORE = 0.3
 # What a node may send at once, in frames, entries of ROUTES, and pieces of 100 bytes. It may lag a little behind.
 BURST = 50_000

@@ -89,8 +89,8 @@ class Lane(Protocol):
 
     def charge_to(self, budget: FrameBudget) -> None:
         """Charge what the peer sends outside visits to `budget` from now on: PINGs as well, which are answered here,
-        and never DATA. A lane above it is left unread, with PINGs to its peer, which may take it for dead otherwise;
-        for longer than Limits.ping_interval, closed with ProtocolViolation."""
+        and never DATA. A lane above it is left unread, and its peer is sent PINGs; one that would be left so for
+        longer than Limits.ping_interval is closed with ProtocolViolation."""
         ...
 
     def refuse(self, reason: RefusalReason, message: str = "") -> None:

@@ -43,6 +43,7 @@ class PeerBudget:
     """The FrameBudget of one control lane."""
 
     __slots__ = ("_node", "_nodes")
+    # A report of all tunnels is long, and on one machine a segment alone is of this size.
     unread: Final = 64 * 1024
 
     def __init__(self, nodes: KeyedRate[str], node: str) -> None:

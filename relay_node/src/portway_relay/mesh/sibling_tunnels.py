@@ -75,7 +75,7 @@ class SiblingTunnels:
         self._tasks = Tasks("siblings' raw ports", on_failure)
         self._announced: FairQueue[_Announced] = FairQueue()
         self._taking_up = False
-        self._waiting: dict[int, tuple[Sender, TunnelInfo, Claim]] = {}  # by a port that nobody is known to own
+        self._waiting: dict[int, _Announced] = {}  # by a port that nobody is known to own
         owners.subscribe(self._hear_again)
 
     def concerns(self, tunnel: TunnelInfo) -> bool:
@@ -121,19 +121,19 @@ class SiblingTunnels:
 
     async def _take_up(self, announced: "_Announced") -> None:
         try:
-            await self._check(announced.sender, announced.tunnel, announced.claim)
+            await self._check(announced)
         finally:
             if not announced.future.done():
                 announced.future.set_result(None)
 
-    async def _check(self, sender: Sender, tunnel: TunnelInfo, claim: Claim) -> None:
+    async def _check(self, announced: "_Announced") -> None:
         """Listen on its port, if it has shown what it must."""
-        port = tunnel.unencrypted_port
+        claim, port = announced.claim, announced.tunnel.unencrypted_port
         if port and self._owners.owner(port) is None:
             if port in self._waiting or len(self._waiting) < _MOST_WAITING:
-                self._waiting[port] = (sender, tunnel, claim)
+                self._waiting[port] = announced
             return
-        if port and not await self._may_have(sender, tunnel):
+        if port and not await self._may_have(announced.sender, announced.tunnel):
             return
         await self._verification.settle(claim.label)
         route = self._routes.placed(claim.label)
@@ -143,8 +143,8 @@ class SiblingTunnels:
     def _hear_again(self) -> None:
         """Owners of more ports may be known now."""
         waiting, self._waiting = self._waiting, {}
-        for sender, tunnel, claim in waiting.values():
-            self.heard(sender, tunnel, claim)
+        for announced in waiting.values():
+            self.heard(announced.sender, announced.tunnel, announced.claim)
 
     async def _may_have(self, sender: Sender, tunnel: TunnelInfo) -> bool:
         """Whether the newest ticket of the port's owner is for this label."""

@@ -12,11 +12,8 @@ from portway_runtime.clocks import Monotonic
 from portway_runtime.rates import KeyedRate, TokenBucket
 
 from portway_relay.config import NodeLimits
-from portway_relay.net.data_lane_budget import DataLaneBudget
+from portway_relay.net.data_lane_budget import BYTES_PER_FRAME, UNREAD, DataLaneBudget
 
-# So many bytes count as one frame more: a BIND with a ticket has 1.5 KiB, and parsing 256 empty frames takes a tenth of
-# a millisecond.
-_BYTES_PER_FRAME: Final = 1024
 # Tokens whose buckets are remembered: twice the sessions that a node takes by default.
 _TOKENS: Final = 10_000
 
@@ -44,7 +41,7 @@ class FrameBudgets:
 
 class _ControlLaneBudget:
     __slots__ = ("_lane", "_token_id", "_tokens")
-    unread: Final = 8 * 1024
+    unread: Final = UNREAD
 
     def __init__(self, lane: TokenBucket, tokens: KeyedRate[str], token_id: str) -> None:
         self._lane = lane
@@ -52,5 +49,5 @@ class _ControlLaneBudget:
         self._token_id = token_id
 
     def charge(self, frames: int, size: int) -> float:
-        cost = frames + size / _BYTES_PER_FRAME
+        cost = frames + size / BYTES_PER_FRAME
         return max(self._lane.charge(cost), self._tokens.charge(self._token_id, cost))

@@ -1,7 +1,7 @@
 """What a lane receives outside visits: how much of it is taken, and how fast.
 
-Here: the first frame's size, budgets, and one PONG for all PINGs of one read. Not here: what frames mean, and reading
-on (lane.py).
+Here: the first frame's size, budgets, one PONG for all PINGs of one read, signs of life meanwhile. Not here: what
+frames mean, and reading on (lane.py).
 """
 
 import math
